@@ -1,0 +1,26 @@
+"""seamlib: re-engineer a trained classifier for a smaller problem (SeaM, ICSE 2023)."""
+
+from . import records as records, runtime as runtime
+from .cost import Flops as Flops, flops as flops, weights as weights
+from .data import Batches as Batches, Source as Source, Split as Split, batches as batches, load as load
+from .evaluate import accuracy as accuracy, one_vs_rest as one_vs_rest, restrict as restrict
+from .finetune import Training as Training, finetune as finetune
+from .masks import (
+    apply_masks as apply_masks,
+    binarize as binarize,
+    kept_fraction as kept_fraction,
+    load_masks as load_masks,
+    maskable as maskable,
+    masked_call as masked_call,
+    save_masks as save_masks,
+)
+from .models import build as build, new_head as new_head, pretrained as pretrained
+from .search import (
+    Reengineered as Reengineered,
+    Search as Search,
+    SearchStopped as SearchStopped,
+    crossfit as crossfit,
+    pick as pick,
+    reengineer as reengineer,
+)
+from .tasks import Task as Task, binary as binary, originals as originals, target_accuracies as target_accuracies

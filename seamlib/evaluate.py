@@ -1,0 +1,58 @@
+"""Accuracy, and what the untouched original reaches on a smaller problem."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+Predict = Callable[[Tensor], Tensor]
+Batch = tuple[Tensor, Tensor]
+
+
+@torch.no_grad()
+def count_right(predict: Predict, batches: Iterable[Batch]) -> tuple[int, int]:
+    """(samples whose label is the arg max of `predict(x)`, samples); ValueError if there is none."""
+    right = total = 0
+    for x, y in batches:
+        right += int((predict(x).argmax(1) == y).sum())
+        total += len(y)
+    if total == 0:
+        raise ValueError("no sample to measure accuracy on: the batches are empty")
+    return right, total
+
+
+def accuracy(predict: Predict, batches: Iterable[Batch]) -> float:
+    """Share of samples, in [0, 1], whose label is the arg max of `predict(x)`.
+
+    `predict` maps images [B, ...] to outputs [B, n] and must already be in eval mode; `batches` yields (images,
+    labels [B]). Raises ValueError if there is no sample.
+    """
+    right, total = count_right(predict, batches)
+    return right / total
+
+
+def restrict(predict: Predict, classes: Sequence[int]) -> Predict:
+    """`predict` with only the outputs of `classes`, in that order: the original given the smaller set to choose from."""
+    columns = list(classes)
+    return lambda x: predict(x)[:, columns]
+
+
+def one_vs_rest(predict: Predict, target: int, corrected: bool) -> Predict:
+    """A many-class `predict` (logits [B, C]) as the two-class answer [other, target] to "is it class `target`?".
+
+    Not corrected: yes if the target is the arg max over all C. Corrected: yes if (C - 1) p_t > 1 - p_t, which is what
+    its softmax says when half of the images, not one in C, are of the target class.
+    """
+    def answer(x: Tensor) -> Tensor:
+        logits = predict(x).float()
+        others = torch.cat([logits[:, :target], logits[:, target + 1:]], 1)
+        rest = others.logsumexp(1) - torch.log(torch.tensor(others.shape[1])) if corrected else others.amax(1)
+        return torch.stack([rest, logits[:, target]], 1)
+    return answer
+
+
+def standard_error(accuracy: float, n: int) -> float:
+    """Binomial standard error, in [0, 0.5], of an accuracy measured on `n` samples."""
+    return float((accuracy * (1 - accuracy) / n) ** 0.5)

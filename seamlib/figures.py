@@ -1,0 +1,93 @@
+"""Figures: each function draws a table on axes and returns them. No file is read here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+
+ORIGINAL, SEAM, CONTROL, PAPER = sns.color_palette("colorblind")[7], *sns.color_palette("colorblind")[:3]
+
+
+def style() -> None:
+    """One look for all figures of the book."""
+    sns.set_theme("notebook", "whitegrid", "colorblind")
+    plt.rcParams.update({"figure.figsize": (7, 4), "figure.constrained_layout.use": True, "savefig.facecolor": "white",
+                         "axes.spines.top": False, "axes.spines.right": False})
+
+
+def course(ax: Axes, history: pd.DataFrame, originals: Mapping[str, float], picks: Mapping[str, int]) -> Axes:
+    """Accuracy against kept fraction over one search.
+
+    `history` has columns `kept` and `accuracy`, a row an epoch; `originals` maps labels to accuracies drawn as lines;
+    `picks` maps labels to the epochs that were chosen.
+    """
+    ax.plot(history["kept"], history["accuracy"], "-", color=SEAM, alpha=0.35)
+    points = ax.scatter(history["kept"], history["accuracy"], c=history.index, cmap="viridis", s=28, zorder=3)
+    ax.figure.colorbar(points, ax=ax, label="epoch")
+    for (label, accuracy), dashes in zip(originals.items(), ("--", ":", "-."), strict=False):
+        ax.axhline(accuracy, color=ORIGINAL, linestyle=dashes, label=label)
+    by_epoch: dict[int, list[str]] = {}
+    for label, epoch in picks.items():
+        by_epoch.setdefault(epoch, []).append(label)
+    for marker, (epoch, labels) in zip("osD", by_epoch.items(), strict=False):
+        ax.plot(history["kept"].iloc[epoch], history["accuracy"].iloc[epoch], marker, markersize=14, fillstyle="none",
+                color=CONTROL, markeredgewidth=2, linestyle="none", label=f"chosen by {' and '.join(labels)}")
+    _percent(ax, "x", "weights kept")
+    _percent(ax, "y", "test accuracy")
+    ax.set_xscale("log")
+    ax.legend(fontsize="small", loc="lower right")
+    return ax
+
+
+def kept_by_layer(ax: Axes, kept: pd.DataFrame) -> Axes:
+    """Share of each layer's weights that is kept; columns `layer`, `kept` in [0, 1], in the order of the model."""
+    sns.barplot(kept, x="layer", y="kept", color=SEAM, ax=ax)
+    ax.tick_params(axis="x", rotation=90)
+    _percent(ax, "y", "weights kept")
+    ax.set_xlabel("")
+    return ax
+
+
+def by_class(axes: Sequence[Axes], classes: pd.DataFrame) -> Sequence[Axes]:
+    """Two panels, a row a target class: accuracy of original and re-engineered, and the share of weights kept.
+
+    Columns: `class`; in [0, 1] `original`, `restricted`, `head only`, `re-engineered` and `kept`.
+    """
+    left, right = axes
+    rows = np.arange(len(classes))
+    left.hlines(rows, classes["original"], classes["re-engineered"], color=ORIGINAL, alpha=0.5)
+    for column, marker, colour in (("original", "|", ORIGINAL), ("restricted", "x", ORIGINAL),
+                                   ("head only", "^", CONTROL), ("re-engineered", "o", SEAM)):
+        left.plot(classes[column], rows, marker, color=colour, label=column, markersize=8)
+    left.set_yticks(rows, classes["class"])
+    left.invert_yaxis()
+    _percent(left, "x", "test accuracy")
+    left.legend(fontsize="small")
+    right.barh(rows, classes["kept"], color=SEAM)
+    right.set_yticks(rows, [""] * len(rows))
+    right.invert_yaxis()
+    _percent(right, "x", "weights kept")
+    return axes
+
+
+def examples(axes: Sequence[Axes], images: np.ndarray, titles: Sequence[str]) -> Sequence[Axes]:
+    """Images uint8 [n, channels, height, width], one on each of the n axes, under its title."""
+    for ax, image, title in zip(axes, images, titles, strict=True):
+        ax.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray")
+        ax.set_title(title, fontsize="small")
+        ax.set_axis_off()
+    return axes
+
+
+def _percent(ax: Axes, which: str, label: str) -> None:
+    axis: Any = getattr(ax, f"{which}axis")
+    axis.set_major_formatter(PercentFormatter(1))
+    axis.set_minor_formatter(PercentFormatter(1))
+    getattr(ax, f"set_{which}label")(label)

@@ -1,0 +1,183 @@
+"""Masks over the weights of any module: scores, the masked call, and the one file format.
+
+A *score* is a real number beside each weight; the *mask* keeps the weight where its score is above zero.
+The module itself is never changed: its weights are replaced for the length of one call.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from . import runtime
+
+Masks = dict[str, Tensor]
+SCHEMA = "seamlib-masks-1"
+NORMS: tuple[type[nn.Module], ...] = (
+    nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm,  # _NormBase: batch and instance norm
+)
+
+
+def maskable(model: nn.Module, skip: tuple[type[nn.Module], ...] = NORMS) -> list[str]:
+    """Names of the parameters that masks cover: all but those of the module types in `skip`.
+
+    Tied weights appear once, under the name that `model.named_parameters()` gives them.
+    """
+    skipped = {id(p) for m in model.modules() if isinstance(m, skip) for p in m.parameters(recurse=False)}
+    return [name for name, p in model.named_parameters() if id(p) not in skipped and p.is_floating_point()]
+
+
+def new_scores(model: nn.Module, names: Iterable[str] | None = None) -> Masks:
+    """Scores of 1 (everything kept) for the parameters `names` (default: `maskable(model)`), each in its shape."""
+    parameters = dict(model.named_parameters())
+    names = maskable(model) if names is None else list(names)
+    if unknown := [n for n in names if n not in parameters]:
+        raise ValueError(f"no parameter called {unknown[0]!r} in {type(model).__name__}: see model.named_parameters()")
+    return {n: torch.ones_like(parameters[n]).requires_grad_() for n in names}
+
+
+def binarize(scores: Mapping[str, Tensor]) -> Masks:
+    """Boolean masks: True where the score is above 0. New tensors; `scores` is unchanged."""
+    return {name: score.detach() > 0 for name, score in scores.items()}
+
+
+class _Masked(torch.autograd.Function):
+    """w * [score > 0], with the straight-through gradient clip(grad * w, -1, 1) for the score."""
+
+    @staticmethod
+    def forward(ctx: Any, score: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(weight)
+        return torch.where(score > 0, weight, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (weight,) = ctx.saved_tensors
+        return (grad * weight).clamp_(-1, 1), None
+
+
+def masked_call(model: nn.Module, scores: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """`model(x)` with each weight named in `scores` kept where its score is above 0, else zero.
+
+    Differentiable in the scores (straight through); `model` and its weights are neither changed nor differentiated.
+    """
+    parameters = dict(model.named_parameters())
+    masked = {name: _Masked.apply(score, parameters[name].detach()) for name, score in scores.items()}
+    return functional_call(model, masked, (x,))
+
+
+def kept_fraction(scores: Mapping[str, Tensor]) -> float:
+    """Share of mask entries that are kept, in [0, 1]; of scores or of boolean masks. 1.0 if there are none."""
+    total = sum(s.numel() for s in scores.values())
+    return sum(int((s > 0).sum()) for s in scores.values()) / total if total else 1.0
+
+
+def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """Burn `masks` into `model`, in place: every weight outside its mask becomes exactly 0. Returns `model`."""
+    parameters = dict(model.named_parameters())
+    _check_shapes({n: tuple(m.shape) for n, m in masks.items()}, {n: tuple(p.shape) for n, p in parameters.items()})
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
+    return model
+
+
+class MaskFile(NamedTuple):
+    """Content of a mask file."""
+
+    masks: dict[str, Masks]  #: pick name -> parameter name -> boolean mask
+    heads: dict[str, dict[str, Tensor]]  #: pick name -> state_dict of the head, float32
+    source: str  #: name of the source model
+    weights: str  #: digest of its state_dict
+    digest: str  #: digest of the file's own tensors
+
+
+class Masked(Protocol):
+    """Anything with boolean masks by parameter name and the state_dict of a head: a pick of a search."""
+
+    @property
+    def masks(self) -> Masks: ...
+    @property
+    def head(self) -> dict[str, Tensor]: ...
+
+
+def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, weights: str) -> str:
+    """Write masks and heads to one safetensors file, one bit a weight; return its digest.
+
+    `picks` maps a name to a pick; equal ones are stored once. `source` and `weights`
+    (the digest of the source model's state_dict) say what the masks belong to. Written atomically.
+    """
+    shapes = {n: list(m.shape) for n, m in next(iter(picks.values())).masks.items()}
+    tensors: dict[str, Tensor] = {}
+    stored: dict[str, str] = {}
+    where: dict[str, str] = {}
+    for pick, found in picks.items():
+        bits = np.packbits(torch.cat([found.masks[n].cpu().reshape(-1) for n in shapes]).numpy())
+        group = {"masks": torch.from_numpy(bits),
+                 **{f"head.{k}": v.detach().float().cpu().contiguous().clone() for k, v in found.head.items()}}
+        first = stored.setdefault(runtime.digest(group), pick)
+        where[pick] = first
+        if first == pick:
+            tensors |= {f"{pick}/{k}": v for k, v in group.items()}
+    own = runtime.digest(tensors)
+    meta = {"schema": SCHEMA, "source": source, "weights": weights, "shapes": shapes, "picks": where, "digest": own}
+    with runtime.atomic(path) as part:
+        part.write_bytes(safetensors.torch.save(tensors, {"seamlib": json.dumps(meta)}))
+    return own
+
+
+def load_masks(path: Path | str, model: nn.Module | None = None) -> MaskFile:
+    """Read a mask file; with `model`, also check that it belongs to exactly these weights.
+
+    Raises FileNotFoundError, or ValueError for a file that is truncated, edited, of another format, or made for
+    other weights than the model's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no mask file at {path}")
+    try:
+        with safetensors.safe_open(path, "pt") as f:
+            meta = json.loads((f.metadata() or {}).get("seamlib", "{}"))
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
+    except (safetensors.SafetensorError, json.JSONDecodeError) as e:
+        raise ValueError(f"{path} is not a whole mask file ({e}): copy or compute it again") from e
+    if meta.get("schema") != SCHEMA:
+        raise ValueError(f"{path} has mask format {meta.get('schema')!r}: this version reads {SCHEMA}")
+    if runtime.digest(tensors) != meta["digest"]:
+        raise ValueError(f"{path} was edited: its content does not have the digest it states; copy or compute it again")
+    if model is not None:
+        parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
+        _check_shapes({n: tuple(s) for n, s in meta["shapes"].items()}, parameters)
+        if (found := runtime.digest(model.state_dict())) != meta["weights"]:
+            raise ValueError(f"{path} was made for {meta['source']} with weights {meta['weights'][:12]}..., but these "
+                             f"are {found[:12]}...: load the weights that the mask belongs to")
+    masks, heads = {}, {}
+    for pick, first in meta["picks"].items():
+        masks[pick] = _unpack(tensors[f"{first}/masks"], meta["shapes"])
+        prefix = f"{first}/head."
+        heads[pick] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return MaskFile(masks, heads, meta["source"], meta["weights"], meta["digest"])
+
+
+def _unpack(packed: Tensor, shapes: Mapping[str, list[int]]) -> Masks:
+    sizes = [int(np.prod(s)) for s in shapes.values()]
+    flat = torch.from_numpy(np.unpackbits(packed.numpy(), count=sum(sizes)).astype(bool))
+    return {n: m.reshape(s) for (n, s), m in zip(shapes.items(), flat.split(sizes), strict=True)}
+
+
+def _check_shapes(masks: Mapping[str, tuple[int, ...]], parameters: Mapping[str, tuple[int, ...]]) -> None:
+    for name, shape in masks.items():
+        if name not in parameters:
+            raise ValueError(f"the masks cover {name!r}, which this model does not have: they belong to another "
+                             "architecture")
+        if shape != parameters[name]:
+            raise ValueError(f"the mask of {name!r} has shape {shape}, the model's weight {parameters[name]}: they "
+                             "belong to another architecture")

@@ -1,0 +1,229 @@
+"""Named source models: plain definitions, and where their weights come from.
+
+Each takes images in [0, 1]; the normalisation it was trained with is its first step, so that pixels have one unit
+everywhere. Parameter names are those of github.com/chenyaofo/pytorch-cifar-models, whose files load unchanged.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+import urllib.error
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import runtime
+
+CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # mean and deviation of each channel, in [0, 1]
+CIFAR100 = ((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761))
+DIGITS = ((0.1307,), (0.3081,))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+Constants = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+class Normalise(nn.Module):
+    """(x - mean) / deviation by channel. Holds no entry in the state_dict."""
+
+    def __init__(self, constants: Constants):
+        super().__init__()
+        for name, values in zip(("mean", "std"), constants, strict=True):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class Block(nn.Module):
+    """Residual block of two 3x3 convolutions (He et al. 2016, section 4.2)."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(n_out)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(n_out)
+        self.downsample = None
+        if stride != 1 or n_in != n_out:
+            self.downsample = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        short = x if self.downsample is None else self.downsample(x)
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + short)
+
+
+class ResNet(nn.Module):
+    """CIFAR ResNet of depth 6n + 2 (He et al. 2016, section 4.2). Images [B, 3, 32, 32] -> logits [B, n_classes]."""
+
+    def __init__(self, depth: int, n_classes: int, constants: Constants):
+        super().__init__()
+        self.normalise = Normalise(constants)
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        n = (depth - 2) // 6
+        for i, (n_in, n_out) in enumerate(((16, 16), (16, 32), (32, 64)), 1):
+            blocks = [Block(n_in if j == 0 else n_out, n_out, 2 if i > 1 and j == 0 else 1) for j in range(n)]
+            setattr(self, f"layer{i}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(64, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(self.normalise(x))))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+class VGG(nn.Module):
+    """VGG16 with batch normalisation for 32x32 images (Simonyan and Zisserman 2015, column D)."""
+
+    def __init__(self, n_classes: int, constants: Constants):
+        super().__init__()
+        layers: list[nn.Module] = []
+        n_in = 3
+        for stage in ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)):
+            for n_out in stage:
+                layers += [nn.Conv2d(n_in, n_out, 3, 1, 1), nn.BatchNorm2d(n_out), nn.ReLU()]
+                n_in = n_out
+            layers.append(nn.MaxPool2d(2))
+        self.normalise = Normalise(constants)
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Dropout(), nn.Linear(512, 512), nn.ReLU(),
+                                        nn.Dropout(), nn.Linear(512, n_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(self.normalise(x)).flatten(1))
+
+
+class LeNet(nn.Module):
+    """A small digit classifier after LeNet-5 (LeCun et al. 1998). Images [B, 1, 28, 28] -> logits [B, n_classes]."""
+
+    def __init__(self, n_classes: int, constants: Constants):
+        super().__init__()
+        self.normalise = Normalise(constants)
+        self.conv1 = nn.Conv2d(1, 16, 5, padding=2)
+        self.conv2 = nn.Conv2d(16, 32, 5)
+        self.fc1 = nn.Linear(32 * 25, 64)
+        self.fc2 = nn.Linear(64, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.conv1(self.normalise(x))), 2)
+        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        return self.fc2(F.relu(self.fc1(x.flatten(1))))
+
+
+CONSTANTS = {"mnist5k": DIGITS, "cifar10": CIFAR10, "cifar100": CIFAR100, "folder": IMAGENET}
+CLASSES = {"mnist5k": 10, "cifar10": 10, "cifar100": 100}
+MODELS: dict[str, tuple[Callable[[int, Constants], nn.Module], tuple[str, ...]]] = {  # name -> (builder, data sets)
+    "lenet": (LeNet, ("mnist5k",)),
+    **{f"resnet{d}": (functools.partial(ResNet, d), ("cifar10", "cifar100", "folder")) for d in (20, 32, 44, 56)},
+    "vgg16_bn": (VGG, ("cifar10", "cifar100", "folder")),
+}
+RELEASES = {  # the digits after the hyphen begin the file's SHA-256
+    "resnet20-cifar10": "resnet/cifar10_resnet20-4118986f.pt",
+    "resnet20-cifar100": "resnet/cifar100_resnet20-23dac2f1.pt",
+    "vgg16_bn-cifar10": "vgg/cifar10_vgg16_bn-6ee7ea24.pt",
+    "vgg16_bn-cifar100": "vgg/cifar100_vgg16_bn-7d8c4031.pt",
+}
+_ZOO = "https://github.com/chenyaofo/pytorch-cifar-models/releases/download/"
+
+
+def check(model: str, dataset: str) -> None:
+    """Raise ValueError, with the allowed ones, unless there is a definition of `model` for `dataset`."""
+    runtime.check_choice("model", model, tuple(MODELS))
+    kind = dataset.partition(":")[0]
+    runtime.check_choice("data set", kind, tuple(CONSTANTS))
+    if kind not in MODELS[model][1]:
+        raise ValueError(f"model {model!r} is not defined for {kind}: allowed are {', '.join(MODELS[model][1])}")
+
+
+def build(name: str, n_classes: int | None = None) -> nn.Module:
+    """The untrained model `name`, in eval mode; a name is <model>-<data set>, e.g. "resnet20-cifar10".
+
+    `n_classes` is needed only for a `folder:PATH` data set.
+    """
+    model, _, dataset = name.partition("-")
+    check(model, dataset)
+    kind = dataset.partition(":")[0]
+    n = CLASSES.get(kind, n_classes)
+    if n is None:
+        raise ValueError(f"n_classes is needed for {name}: give the number of class folders")
+    return MODELS[model][0](n, CONSTANTS[kind]).eval()
+
+
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """The state_dict in a .safetensors file or a torch file (`weights_only=True`: nothing in it is executed)."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: give the path of a state_dict, or leave weights empty for the "
+                                "official download")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as e:  # torch and safetensors raise many kinds for a damaged file
+        raise ValueError(f"{path} is not a whole file of weights ({type(e).__name__}: {str(e)[:200]})") from e
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Load `state` into `model`, in place and exactly; ValueError names the first key or shape that does not fit."""
+    want = model.state_dict()
+    for name in sorted(set(want) | set(state)):
+        if name not in state or name not in want:
+            side = "lack" if name not in state else "have an unknown"
+            raise ValueError(f"the weights {side} {name!r}: they belong to another architecture than "
+                             f"{type(model).__name__}")
+        if state[name].shape != want[name].shape:
+            raise ValueError(f"{name!r} has shape {tuple(state[name].shape)}, {type(model).__name__} needs "
+                             f"{tuple(want[name].shape)}: the weights belong to another architecture or data set")
+    model.load_state_dict(dict(state))
+    return model
+
+
+def pretrained(name: str, cache: Path | str, weights: Path | str = "", *, trained: Iterable[Path | str] = (),
+               n_classes: int | None = None) -> nn.Module:
+    """The trained source model `name` (<model>-<data set>), in eval mode.
+
+    Weights come from the file `weights`; else from what train_source.ipynb left below a folder of `trained`, the first
+    that has it; else from the official release, kept in `cache` and checked against the digits in its name. Raises
+    ValueError for an unknown name, a wrong hash or weights that do not fit, FileNotFoundError where there are none.
+    """
+    model = build(name, n_classes)
+    candidates = [weights] if weights else [p for f in trained if (p := trained_path(f, name)).is_file()]
+    if candidates:
+        return load_weights(model, read_weights(candidates[0]))
+    if name not in RELEASES:
+        raise FileNotFoundError(f"{name} has no official weights: train it with notebooks/train_source.ipynb, or give "
+                                "the path of a state_dict as `weights`")
+    url = _ZOO + RELEASES[name]
+    path = Path(cache).expanduser() / url.rpartition("/")[2]
+    if not path.is_file():
+        try:
+            with runtime.atomic(path) as part:
+                torch.hub.download_url_to_file(url, str(part), progress=True)
+        except (urllib.error.URLError, OSError) as e:
+            raise OSError(f"cannot download {url} ({e}): fetch it by other means and put it at {path}, or give its "
+                          "path as `weights`") from e
+    check_hash(path)
+    return load_weights(model, read_weights(path))
+
+
+def trained_path(runs: Path | str, name: str) -> Path:
+    """Where train_source.ipynb leaves the weights of the model `name` below the folder `runs`."""
+    return Path(runs) / "train_source" / f"{re.sub('[^A-Za-z0-9]+', '_', name)}.safetensors"
+
+
+def check_hash(path: Path) -> None:
+    """ValueError unless the SHA-256 of the file begins with the hex digits that its name states (`name-<hex>.pt`)."""
+    stated = path.stem.rpartition("-")[2]
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not found.startswith(stated):
+        raise ValueError(f"{path} has SHA-256 {found[:8]}..., its name states {stated}: delete it and load it again")
+
+
+def new_head(n_in: int, n_out: int) -> nn.Module:
+    """The head of direct reuse: ReLU and Linear(n_in, n_out), after all of the source model (SeaM, section 3.2)."""
+    return nn.Sequential(nn.ReLU(), nn.Linear(n_in, n_out))

@@ -1,0 +1,114 @@
+"""Records: one JSON file a run, with everything that produced it and every number that came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import runtime
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = "seamlib-record-1"
+PLACES = ("device", "data", "runs", "weights")  # parameters that say where, not what
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run. `results` holds numbers (or None, lists and mappings of them), never text."""
+
+    experiment: str  #: name of the notebook
+    task: str  #: the target problem, e.g. "binary3"
+    parameters: Mapping[str, Any]  #: every parameter of the notebook
+    results: Mapping[str, Any]
+    seed: int
+    commit: str
+    dirty: bool  #: whether tracked files differed from the commit
+    device: Mapping[str, Any]  #: kind, name, threads
+    seconds: float
+    sha256: Mapping[str, str]  #: digests of weights, data and (where there are some) masks
+    versions: Mapping[str, str] = field(default_factory=runtime.versions)
+    schema: str = SCHEMA
+
+    @property
+    def stem(self) -> str:
+        """Path of the record without its suffix: <experiment>/<model>-<dataset>-<task>-<device kind>-<hash8>."""
+        parts = [self.parameters.get("model", ""), self.parameters.get("dataset", ""), self.task, self.device["kind"]]
+        clean = [re.sub(r"[^A-Za-z0-9]+", "_", str(p)).strip("_") for p in parts if p]
+        return f"{self.experiment}/{'-'.join([*clean, key(self.parameters)])}"
+
+
+def key(parameters: Mapping[str, Any]) -> str:
+    """Eight hex digits over all parameters but those that say where things are (device, folders, files)."""
+    what = {k: v for k, v in parameters.items() if k not in PLACES}
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def write(record: Record, root: Path | str) -> Path:
+    """Write `record` below `root` and return its path. A crash while writing leaves no file that reads as a record.
+
+    Raises ValueError for a result that is not a finite number.
+    """
+    _check_numbers(record.results, "results")
+    path = Path(root) / f"{record.stem}.json"
+    with runtime.atomic(path) as part:
+        part.write_text(json.dumps(dataclasses.asdict(record), indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def read(path: Path | str) -> Record:
+    """The record at `path`; ValueError if the file is no whole record of this schema."""
+    try:
+        content = json.loads(Path(path).read_text())
+        record = Record(**content)
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as e:
+        raise ValueError(f"{path} is not a whole record ({e}): delete it and run its notebook again") from e
+    if record.schema != SCHEMA:
+        raise ValueError(f"{path} has record format {record.schema!r}: this version reads {SCHEMA}")
+    return record
+
+
+def read_all(roots: Path | str | Iterable[Path | str], experiment: str = "*") -> list[Record]:
+    """All records of `experiment` (default: of every one) below `roots`, in order of path; a later root wins."""
+    roots = [roots] if isinstance(roots, str | Path) else list(roots)
+    found = {path.relative_to(root): path for root in map(Path, roots) for path in root.glob(f"{experiment}/*.json")}
+    return [read(found[name]) for name in sorted(found)]
+
+
+def table(records: Iterable[Record], columns: Mapping[str, str]) -> pd.DataFrame:
+    """One row a record. `columns` maps a heading to a dotted path, e.g. {"kept": "results.kept_fraction.paper"}.
+
+    Raises KeyError, with what there is instead, for a path that a record does not have.
+    """
+    import pandas as pd  # a second to import
+
+    return pd.DataFrame([{heading: _at(record, path) for heading, path in columns.items()} for record in records],
+                        columns=list(columns))
+
+
+def _at(record: Record, path: str) -> Any:
+    value: Any = dataclasses.asdict(record)
+    for part in path.split("."):
+        if part not in value:
+            raise KeyError(f"no {part!r} of {path!r} in {record.stem}: there is {', '.join(map(str, value))}")
+        value = value[part]
+    return value
+
+
+def _check_numbers(value: Any, where: str) -> None:
+    if isinstance(value, Mapping):
+        for k, v in value.items():
+            _check_numbers(v, f"{where}.{k}")
+    elif isinstance(value, list | tuple):
+        for i, v in enumerate(value):
+            _check_numbers(v, f"{where}[{i}]")
+    elif value is not None and (not isinstance(value, int | float) or not math.isfinite(value)):
+        raise ValueError(f"{where} is {value!r}: a result must be a finite number, or None where there is none")

@@ -1,0 +1,270 @@
+"""The search: which weights of a trained model does a smaller problem need? (SeaM, section 3)"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import runtime
+from .evaluate import Batch, count_right
+from .masks import NORMS, Masks, apply_masks, binarize, kept_fraction, masked_call, new_scores
+
+SCHEDULES = ("constant", "anneal")
+Epoch = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Search:
+    """Parameters of one search. The defaults are the paper's (ResNet20 on CIFAR-10), in its precision."""
+
+    lr_mask: float = 0.05  #: Adam's rate for the scores, > 0
+    lr_head: float = 0.1  #: Adam's rate for the head, > 0
+    alpha: float = 1.0  #: weight of the kept fraction in the loss, >= 0
+    epochs: int = 300
+    batch_size: int = 64
+    head_only_every: int = 5  #: every n-th epoch, the first included, trains the head alone; 0: never
+    target_accuracy: float | None = None  #: in [0, 1]; None: what the original reaches on the images that choose
+    margin: float = 0.0  #: standard errors above the original that the automatic target asks for under crossfit
+    max_removed: float | None = None  #: in [0, 1]; stop at, and take, the first epoch that removed this share
+    patience: int = 0  #: epochs below the target before the search gives up (paper's protocol alone); 0: never
+    schedule: str = "constant"
+    precision: str = "fp32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, ok, allowed in (
+            ("lr_mask", self.lr_mask, self.lr_mask > 0, "above 0"),
+            ("lr_head", self.lr_head, self.lr_head > 0, "above 0"),
+            ("alpha", self.alpha, self.alpha >= 0, "0 or more"),
+            ("epochs", self.epochs, self.epochs >= 1, "1 or more"),
+            ("batch_size", self.batch_size, self.batch_size >= 1, "1 or more"),
+            ("head_only_every", self.head_only_every, self.head_only_every >= 0, "0 (never) or more"),
+            ("patience", self.patience, self.patience >= 0, "0 (off) or more"),
+            ("target_accuracy", self.target_accuracy, 0 <= (self.target_accuracy or 0) <= 1, "None, or 0 to 1"),
+            ("max_removed", self.max_removed, 0 <= (self.max_removed or 0) <= 1, "None, or 0 to 1"),
+        ):
+            if not ok:
+                raise ValueError(f"{name} is {value}: it must be {allowed}")
+        runtime.check_choice("schedule", self.schedule, SCHEDULES)
+        runtime.check_choice("precision", self.precision, runtime.PRECISIONS)
+
+
+class SearchStopped(RuntimeError):
+    """The search could not go on; `result` is what it had found by then (None if nothing)."""
+
+    def __init__(self, message: str, result: Reengineered | None):
+        super().__init__(message)
+        self.result = result
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What one epoch left behind: copies, never the live tensors."""
+
+    epoch: int
+    masks: Masks  #: boolean, by parameter name
+    head: dict[str, Tensor]  #: state_dict
+
+
+@dataclass(frozen=True)
+class Reengineered:
+    """What a search found. `picks["paper"]`, chosen on all of `val`, is the one that is delivered."""
+
+    source: nn.Module
+    new_head: nn.Module
+    history: list[Epoch]
+    picks: dict[str, Pick]
+
+    @property
+    def masks(self) -> Masks:
+        """Boolean masks of the delivered pick."""
+        return self.picks["paper"].masks
+
+    @property
+    def head(self) -> nn.Module:
+        """Head of the delivered pick, a new module in eval mode."""
+        return self._head("paper")
+
+    def module(self, pick: str = "paper") -> nn.Module:
+        """The re-engineered model as a plain module in eval mode: masked copy of the source, then the head."""
+        runtime.check_choice("pick", pick, tuple(self.picks))
+        body = apply_masks(copy.deepcopy(self.source), self.picks[pick].masks)
+        return nn.Sequential(body, self._head(pick)).eval()
+
+    def _head(self, pick: str) -> nn.Module:
+        head = copy.deepcopy(self.new_head)
+        head.load_state_dict(self.picks[pick].head)
+        return head.eval()
+
+
+def pick(history: Sequence[Epoch], target: float, series: str = "accuracy") -> int:
+    """Index of the epoch to keep (SeaM's rule): the fewest weights among those that reach `target`.
+
+    Kept fractions are compared in steps of 1/1000; within a step the more accurate epoch wins if it keeps no more. If
+    no epoch reaches `target`, the first with the highest accuracy minus kept fraction. Raises ValueError if empty.
+    """
+    if not history:
+        raise ValueError("no epoch to pick from: the history is empty")
+    best, kept, accuracy = None, 1.0, 0.0
+    for i, epoch in enumerate(history):
+        if epoch[series] < target:
+            continue
+        fewer = int(1000 * epoch["kept"]) < int(1000 * kept)
+        if fewer or (epoch["kept"] <= kept and epoch[series] > accuracy):
+            best, kept, accuracy = i, epoch["kept"], epoch[series]
+    if best is not None:
+        return best
+    return max(range(len(history)), key=lambda i: history[i][series] - history[i]["kept"])
+
+
+def waited(history: Sequence[Epoch], target: float) -> int:
+    """Epochs below `target` since it was first reached, counted anew whenever int(1000 * kept) falls (SeaM's patience)."""
+    reached, count, lowest = False, 0, 1000
+    for epoch in history:
+        reached = reached or epoch["accuracy"] >= target
+        count += reached and epoch["accuracy"] < target
+        if int(1000 * epoch["kept"]) < lowest:
+            count, lowest = 0, int(1000 * epoch["kept"])
+    return count
+
+
+def crossfit(history: Sequence[Epoch], picks: Mapping[str, int]) -> dict[str, float]:
+    """Accuracy and kept fraction, in [0, 1], with each half of the test set judged by the pick of the other."""
+    a, b = history[picks["a"]], history[picks["b"]]
+    return {"accuracy": (a["accuracy_b"] + b["accuracy_a"]) / 2, "kept": (a["kept"] + b["kept"]) / 2}
+
+
+def summary(found: Reengineered, head_only: Reengineered, originals: Mapping[str, float]) -> dict[str, Any]:
+    """The `results` of a direct-reuse record: accuracies, kept fractions and epochs by protocol, and the history.
+
+    `head_only` is the same search with `names=()`; `originals` has `all` and `restricted`, on the whole test set.
+    """
+    def by_protocol(run: Reengineered) -> dict[str, dict[str, float]]:
+        epochs = {series: p.epoch for series, p in run.picks.items()}
+        paper = run.history[epochs["paper"]]
+        both = {"paper": {"accuracy": paper["accuracy"], "kept": paper["kept"]}}
+        return both if len(epochs) == 1 else {"crossfit": crossfit(run.history, epochs), **both}
+    ours, control = by_protocol(found), by_protocol(head_only)
+    return {
+        "weights_total": sum(m.numel() for m in found.masks.values()),
+        "kept_fraction": {protocol: r["kept"] for protocol, r in ours.items()},
+        "accuracy": {"original_all": originals["all"], "original_restricted": originals["restricted"],
+                     "head_only": next(iter(control.values()))["accuracy"],
+                     **{protocol: r["accuracy"] for protocol, r in ours.items()}},
+        "epoch": {series: p.epoch for series, p in found.picks.items()},
+        "history": {column: [e[column] for e in found.history] for column in found.history[0]},
+    }
+
+
+def rates(search: Search, done: float) -> tuple[float, float]:
+    """Factors of (both learning rates, alpha) when the share `done` in [0, 1) of all steps is behind."""
+    if search.schedule == "constant":
+        return 1.0, 1.0
+    return min(1.0, 2 * (1 - done)), 1.0
+
+
+def reengineer(model: nn.Module, head: nn.Module, train: Iterable[Batch],
+               val: Iterable[Batch] | Mapping[str, Iterable[Batch]], search: Search, *,
+               targets: Mapping[str, float] | None = None, names: Iterable[str] | None = None,
+               on_epoch: Callable[[Epoch], Any] | None = None) -> Reengineered:
+    """Search for the weights of `model` that, with a new `head` behind it, solve the target problem.
+
+    `train` yields (images, labels) of the target problem, with a length; `val` likewise, or a mapping of parts
+    (`{"a": ..., "b": ...}`), each of which then picks an epoch of its own beside the whole (`"paper"`). `targets` is
+    the accuracy that each series has to reach, unless `search.target_accuracy` says one for all; a series without a
+    target picks by accuracy minus kept fraction. `names`: the parameters to mask (default: `maskable(model)`; none:
+    the head alone is trained). `on_epoch` gets each epoch's dict: epoch, loss, kept, accuracy, accuracy_<part>.
+
+    `model` and `head` are unchanged; the search runs on the device of the model's weights. Raises ValueError for bad
+    arguments, and SearchStopped, with the last good state, if the loss is not finite or nothing is kept.
+    """
+    parts = dict(val) if isinstance(val, Mapping) else {"": val}
+    targets = _targets(search, targets, parts)
+    source, new_head = model, head
+    device = next(model.parameters()).device
+    model = copy.deepcopy(model).requires_grad_(False).to(memory_format=torch.channels_last)
+    head = copy.deepcopy(head).requires_grad_(True).to(device)
+    scores = new_scores(model, names)
+    total = sum(s.numel() for s in scores.values())
+    both = torch.optim.Adam([{"params": list(scores.values()), "lr": search.lr_mask, "name": "lr_mask"},
+                             {"params": list(head.parameters()), "lr": search.lr_head, "name": "lr_head"}], fused=True)
+    alone = torch.optim.Adam([{"params": list(head.parameters()), "lr": search.lr_head, "name": "lr_head"}], fused=True)
+    history: list[Epoch] = []
+    picks: dict[str, Pick] = {}
+    steps, step = search.epochs * len(train), 0  # type: ignore[arg-type]
+
+    def predict(x: Tensor) -> Tensor:
+        return head(masked_call(model, scores, x))
+
+    with runtime.seeded(search.seed, device):
+        for epoch in range(search.epochs):
+            head_only = not scores or (search.head_only_every > 0 and epoch % search.head_only_every == 0)
+            optimiser = alone if head_only else both
+            _train_mode(model, head)
+            sum_loss, n = torch.zeros((), device=device), 0
+            for x, y in train:
+                rate, alpha = rates(search, step / steps)
+                for group in optimiser.param_groups:
+                    group["lr"] = rate * getattr(search, group["name"])
+                with runtime.autocast(device, search.precision):
+                    with torch.set_grad_enabled(not head_only):
+                        z = masked_call(model, scores, x)
+                    loss = F.cross_entropy(head(z).float(), y)
+                optimiser.zero_grad()
+                loss.backward()
+                if not head_only:  # the kept fraction is a mean, so straight through its gradient is 1 / total
+                    torch._foreach_add_([s.grad for s in scores.values()], alpha * search.alpha / total)
+                optimiser.step()
+                sum_loss += loss.detach() * len(y)
+                n, step = n + len(y), step + 1
+            loss_value, kept = float(sum_loss) / n, kept_fraction(scores)
+            if not math.isfinite(loss_value) or kept == 0:
+                what = "keeps no weight any more" if kept == 0 else f"has a loss of {loss_value}"
+                raise SearchStopped(f"the search {what} at epoch {epoch}: lower alpha or the learning rates",
+                                    Reengineered(source, new_head, history, picks) if picks else None)
+            model.eval(), head.eval()
+            record = {"epoch": float(epoch), "loss": loss_value + search.alpha * kept, "kept": kept}
+            counts = {part: count_right(predict, batches) for part, batches in parts.items()}
+            record["accuracy"] = sum(r for r, _ in counts.values()) / sum(n for _, n in counts.values())
+            if len(parts) > 1:
+                record |= {f"accuracy_{part}": r / n for part, (r, n) in counts.items()}
+            history.append(record)
+            stop = search.max_removed is not None and 1 - kept >= search.max_removed
+            for series, target in targets.items():
+                key = "accuracy" if series == "paper" else f"accuracy_{series}"
+                if stop or pick(history, target, key) == epoch:
+                    state = {k: v.detach().clone() for k, v in head.state_dict().items()}
+                    picks[series] = Pick(epoch, binarize(scores), state)
+            if on_epoch is not None:
+                on_epoch(record)
+            if stop or 0 < search.patience <= waited(history, targets["paper"]):
+                break
+    return Reengineered(source, new_head, history, picks)
+
+
+def _targets(search: Search, targets: Mapping[str, float] | None, parts: Mapping[str, Any]) -> dict[str, float]:
+    """The target of each series; infinity (picks by accuracy minus kept fraction) where none is given."""
+    series = [*parts, "paper"] if len(parts) > 1 else ["paper"]
+    if len(series) > 1 and search.patience:
+        raise ValueError(f"patience is {search.patience}: it reads the accuracy that is reported, so under crossfit it "
+                         "must be 0; use the paper's protocol or set patience to 0")
+    if unknown := set(targets or {}) - set(series):
+        raise ValueError(f"target for unknown series {sorted(unknown)[0]!r}: allowed are {', '.join(series)}")
+    if search.target_accuracy is not None:
+        return dict.fromkeys(series, search.target_accuracy)
+    return {s: (targets or {}).get(s, math.inf) for s in series}
+
+
+def _train_mode(model: nn.Module, head: nn.Module) -> None:
+    """Train mode (dropout on), but normalisation with its stored statistics."""
+    model.train(), head.train()
+    for module in model.modules():
+        if isinstance(module, NORMS):
+            module.eval()
