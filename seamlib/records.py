@@ -36,6 +36,7 @@ class Record:
     seconds: float
     sha256: Mapping[str, str]  #: digests of weights, data and (where there are some) masks
     versions: Mapping[str, str] = field(default_factory=runtime.versions)
+    finished: str = field(default_factory=runtime.now)  #: UTC, to the second
     schema: str = SCHEMA
 
     @property

@@ -203,6 +203,12 @@ def reengineer(model: nn.Module, head: nn.Module, train: Iterable[Batch],
     def predict(x: Tensor) -> Tensor:
         return head(masked_call(model, scores, x))
 
+    if not scores:  # the model never changes: ask it once what it says about each image of val
+        model.eval()
+        with torch.no_grad():
+            parts = {part: [(model(x), y) for x, y in batches] for part, batches in parts.items()}
+        predict = head  # type: ignore[assignment]
+
     with runtime.seeded(search.seed, device):
         for epoch in range(search.epochs):
             head_only = not scores or (search.head_only_every > 0 and epoch % search.head_only_every == 0)

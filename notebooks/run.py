@@ -1,0 +1,217 @@
+"""Run the notebooks: one cell or a grid of them, each once; keep and recompute their records.
+
+    python notebooks/run.py cell direct_binary -p target_class=5
+    python notebooks/run.py grid quick --jobs 2
+    python notebooks/run.py grid paper -p target_class=0
+    python notebooks/run.py keep runs/direct_binary/*.json
+    python notebooks/run.py verify book/results/direct_binary/*.json
+
+A cell is a notebook with parameters. It is run by papermill into runs/<notebook>/<hash>.ipynb, with a log beside it,
+and writes a record; a cell whose record is there is skipped, so a grid that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import concurrent.futures
+import fcntl
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import papermill
+import yaml
+
+from seamlib import records, runtime
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "runs"
+KEPT = ROOT / "book" / "results"
+TYPES = {"str": str, "int": int, "float": float, "bool": bool}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for verb, what, text in (("cell", "notebook", "run one notebook"), ("grid", "preset", "run a preset of grid.yml")):
+        sub = verbs.add_parser(verb, help=text)
+        sub.add_argument(what)
+        sub.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="given")
+        sub.add_argument("--jobs", type=int, default=1, help="cells at a time")
+    for verb, text in (("keep", "copy records and masks to book/results"), ("verify", "recompute accuracies from masks")):
+        verbs.add_parser(verb, help=text).add_argument("records", nargs="+", type=Path)
+    args = parser.parse_args(argv)
+    try:
+        if args.verb == "cell":
+            return run_cell(args.notebook, split_given(args.given))
+        if args.verb == "grid":
+            return run_grid(args.preset, split_given(args.given), args.jobs)
+        return sum((keep if args.verb == "keep" else verify)(path) for path in args.records) and 1
+    except (ValueError, OSError) as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+
+
+def split_given(given: list[str]) -> dict[str, Any]:
+    """NAME=VALUE texts as a dict; values stay text until the notebook's types are known."""
+    for text in given:
+        if "=" not in text:
+            raise ValueError(f"-p {text!r} is no NAME=VALUE")
+    return dict(text.split("=", 1) for text in given)
+
+
+def declared(notebook: str) -> dict[str, tuple[str, Any]]:
+    """Name -> (type name, default) of the parameters of `notebook`, in the order of its parameters cell."""
+    path = ROOT / "notebooks" / f"{notebook}.ipynb"
+    if not path.is_file():
+        there = sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb"))
+        raise ValueError(f"unknown notebook {notebook!r}: allowed are {', '.join(there)}")
+    found = papermill.inspect_notebook(path)
+    return {name: (p["inferred_type_name"], ast.literal_eval(p["default"])) for name, p in found.items()}
+
+
+def checked(notebook: str, given: dict[str, Any]) -> dict[str, Any]:
+    """All parameters of the cell: `given` (values, or text for any type) over the defaults. ValueError for a wrong one."""
+    known = declared(notebook)
+    parameters = {name: default for name, (_, default) in known.items()}
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"{notebook} has no parameter {name!r}: allowed are {', '.join(known)}")
+        kind = known[name][0]
+        if isinstance(value, str) and kind != "str":
+            value = yaml.safe_load(value)
+        if kind == "float" and isinstance(value, str | int) and not isinstance(value, bool):
+            try:
+                value = float(value)
+            except ValueError:
+                pass
+        if type(value) is not TYPES[kind]:
+            raise ValueError(f"parameter {name!r} of {notebook} is {value!r}: it must be of type {kind}")
+        parameters[name] = value
+    return parameters
+
+
+def finished(notebook: str, parameters: dict[str, Any]) -> Path | None:
+    """The record of this cell, if there is a whole one from the same weights file."""
+    folder = ROOT / parameters["runs"] / notebook
+    for path in folder.glob(f"*-{records.key(parameters)}.json"):
+        try:
+            if records.read(path).parameters.get("weights") == parameters.get("weights"):
+                return path
+        except ValueError:
+            continue
+    return None
+
+
+def run_cell(notebook: str, given: dict[str, Any]) -> int:
+    """Run one cell unless its record is there. 0 if the record is there at the end."""
+    parameters = checked(notebook, given)
+    stem = ROOT / parameters["runs"] / notebook / records.key(parameters)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with open(stem.with_suffix(".lock"), "w") as lock, open(stem.with_suffix(".log"), "a") as log:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{notebook} {stem.name}: is being run by another process", file=sys.stderr)
+            return 1
+        if done := finished(notebook, parameters):
+            print(f"{notebook} {stem.name}: has a record, {done.relative_to(ROOT)}")
+            return 0
+        print(f"{notebook} {stem.name}: running, log in {stem.with_suffix('.log').relative_to(ROOT)}", flush=True)
+        try:
+            papermill.execute_notebook(
+                ROOT / "notebooks" / f"{notebook}.ipynb", stem.with_suffix(".ipynb"), parameters, kernel_name="python3",
+                cwd=ROOT, progress_bar=False, log_output=True, stdout_file=log, stderr_file=log)
+        except papermill.PapermillExecutionError as e:
+            print(f"{notebook} {stem.name}: failed at cell {e.exec_count}, log in {stem.with_suffix('.log')}\n"
+                  f"{e.ename}: {e.evalue}", file=sys.stderr)
+            return 1
+        done = finished(notebook, parameters)
+        if done is None:
+            print(f"{notebook} {stem.name}: ended without a record", file=sys.stderr)
+            return 1
+        print(f"{notebook} {stem.name}: wrote {done.relative_to(ROOT)}", flush=True)
+        return 0
+
+
+def cells(preset: str, given: dict[str, Any]) -> list[list[tuple[str, dict[str, Any]]]]:
+    """The stages of a preset, each a list of cells that do not depend on one another; every cell is checked."""
+    grid = yaml.safe_load((ROOT / "notebooks" / "grid.yml").read_text())
+    runtime.check_choice("preset", preset, tuple(grid))
+    stages, used = [], set()
+    for entry in grid[preset]:
+        known = declared(entry["notebook"])
+        mine = {name: value for name, value in given.items() if name in known}
+        used |= set(mine)
+        axes = {**entry.get("parameters", {}), **mine}
+        lists = [value if isinstance(value, list) else [value] for value in axes.values()]
+        stages.append([(entry["notebook"], checked(entry["notebook"], dict(zip(axes, values, strict=True))))
+                       for values in itertools.product(*lists)])
+    if unused := set(given) - used:
+        raise ValueError(f"no notebook of preset {preset!r} has a parameter {sorted(unused)[0]!r}")
+    return stages
+
+
+def run_grid(preset: str, given: dict[str, Any], jobs: int) -> int:
+    """Run the cells of a preset, `jobs` at a time, each in a process of its own. 0 if all have records at the end."""
+    failed = 0
+    for stage in cells(preset, given):
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            failed += sum(pool.map(lambda job: _process(*job, jobs), enumerate(stage)))
+        if failed:
+            break
+    return int(failed > 0)
+
+
+def _process(number: int, cell: tuple[str, dict[str, Any]], jobs: int) -> int:
+    """One cell in a new process, with its share of the cores and, where there are GPUs, one of them."""
+    notebook, parameters = cell
+    env = {**os.environ}
+    if jobs > 1:
+        env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+        gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+        if gpus:
+            env.setdefault("CUDA_VISIBLE_DEVICES", str(number % gpus))
+    given = [text for name, value in parameters.items() for text in ("-p", f"{name}={value}")]
+    return subprocess.run([sys.executable, __file__, "cell", notebook, *given], env=env).returncode
+
+
+def keep(path: Path) -> int:
+    """Copy a record, and the masks or weights beside it, to book/results. 0."""
+    record = records.read(path)
+    target = KEPT / f"{record.stem}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in (".safetensors", ".json"):
+        if (source := path.with_suffix(suffix)).is_file():
+            with runtime.atomic(target.with_suffix(suffix)) as part:
+                shutil.copyfile(source, part)
+    print(f"kept {target.relative_to(ROOT)}")
+    return 0
+
+
+def verify(path: Path) -> int:
+    """Recompute the accuracies and kept fractions of a record from its masks and its source model. 0 if they agree."""
+    from verify import recompute  # needs torch
+
+    record = records.read(path)
+    try:
+        pairs = recompute(record, path.with_suffix(".safetensors"), ROOT)
+    except FileNotFoundError as e:
+        print(f"{path.name}: cannot be recomputed here: needs weights {record.sha256['weights'][:12]}...: {e}",
+              file=sys.stderr)
+        return 1
+    wrong = 0
+    for name, (stated, found, tolerance) in pairs.items():
+        ok = abs(stated - found) <= tolerance
+        wrong += not ok
+        print(f"{path.name}: {name:24} stated {stated:.6f}  recomputed {found:.6f}  {'ok' if ok else 'DIFFERS'}")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

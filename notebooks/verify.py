@@ -1,0 +1,52 @@
+"""Recompute what a record states, from its packed masks and the source model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from seamlib import data, evaluate, masks, models, records, runtime, search, tasks
+
+HALF_A_POINT_IN_A_THOUSAND = 0.0005  # 0.05 points: another machine may round the last bit of a logit otherwise
+
+
+def recompute(record: records.Record, mask_file: Path, root: Path) -> dict[str, tuple[float, float, float]]:
+    """Name -> (stated, recomputed, tolerance), each in [0, 1], of a direct_binary or train_source record.
+
+    Raises FileNotFoundError where weights, data or masks are not at hand, ValueError where they are not those of the
+    record.
+    """
+    p = record.parameters
+    source = data.load(p["dataset"], root / p["data"])
+    model = models.pretrained(f"{p['model']}-{p['dataset']}", root / p["data"],
+                              root / p["weights"] if p.get("weights") else "",
+                              trained=(root / p["runs"], root / "book/results"), n_classes=len(source.classes))
+    for what, found in (("weights", runtime.digest(model.state_dict())), ("data", source.digest)):
+        if found != record.sha256[what]:
+            raise ValueError(f"{record.stem} was made with {what} {record.sha256[what][:12]}..., here are "
+                             f"{found[:12]}...: no number can be compared")
+    if record.experiment == "train_source":
+        found_accuracy = evaluate.accuracy(model, data.batches(source.test, 256))
+        return {"accuracy.source": (record.results["accuracy"]["source"], found_accuracy, HALF_A_POINT_IN_A_THOUSAND)}
+    task = tasks.binary(source, p["target_class"], seed=p["seed"], shots=p["shots"])
+    stored = masks.load_masks(mask_file, model)
+    head = models.new_head(len(source.classes), task.n_classes)
+    picks = {name: search.Pick(record.results["epoch"][name], m, stored.heads[name]) for name, m in stored.masks.items()}
+    found = search.Reengineered(model, head, [], picks)
+
+    def measure(pick: str, split: data.Split) -> float:
+        return evaluate.accuracy(found.module(pick), data.batches(split, 256))
+    original = tasks.originals(task, model)["paper"]
+    accuracy = {"original_all": original["all"], "original_restricted": original["restricted"],
+                "paper": measure("paper", task.test)}
+    kept = {"paper": masks.kept_fraction(picks["paper"].masks)}
+    if "a" in picks:
+        accuracy["crossfit"] = (measure("a", task.halves["b"]) + measure("b", task.halves["a"])) / 2
+        kept["crossfit"] = sum(masks.kept_fraction(picks[half].masks) for half in "ab") / 2
+    stated = record.results
+    return {**{f"accuracy.{k}": (stated["accuracy"][k], v, HALF_A_POINT_IN_A_THOUSAND) for k, v in accuracy.items()},
+            **{f"kept_fraction.{k}": (stated["kept_fraction"][k], v, 0.0) for k, v in kept.items()}}
+
+
+torch.set_grad_enabled(False)
