@@ -5,6 +5,7 @@
     python notebooks/run.py grid paper -p target_class=0
     python notebooks/run.py keep runs/direct_binary/*.json
     python notebooks/run.py verify book/results/direct_binary/*.json
+    python notebooks/run.py pages
 
 A cell is a notebook with parameters. It is run by papermill into runs/<notebook>/<hash>.ipynb, with a log beside it,
 and writes a record; a cell whose record is there is skipped, so a grid that was stopped goes on where it was.
@@ -28,6 +29,7 @@ import papermill
 import yaml
 
 from seamlib import records, runtime
+from seamlib.models import trained_path
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs"
@@ -45,12 +47,15 @@ def main(argv: list[str] | None = None) -> int:
         sub.add_argument("--jobs", type=int, default=1, help="cells at a time")
     for verb, text in (("keep", "copy records and masks to book/results"), ("verify", "recompute accuracies from masks")):
         verbs.add_parser(verb, help=text).add_argument("records", nargs="+", type=Path)
+    verbs.add_parser("pages", help="execute the report pages of the book, and add the notebooks of preset quick")
     args = parser.parse_args(argv)
     try:
         if args.verb == "cell":
             return run_cell(args.notebook, split_given(args.given))
         if args.verb == "grid":
             return run_grid(args.preset, split_given(args.given), args.jobs)
+        if args.verb == "pages":
+            return pages()
         return sum((keep if args.verb == "keep" else verify)(path) for path in args.records) and 1
     except (ValueError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
@@ -181,15 +186,34 @@ def _process(number: int, cell: tuple[str, dict[str, Any]], jobs: int) -> int:
     return subprocess.run([sys.executable, __file__, "cell", notebook, *given], env=env).returncode
 
 
+def pages() -> int:
+    """Put executed notebooks where the book renders them: the report pages, and one run of each quick notebook."""
+    target = ROOT / "book" / "runs"
+    target.mkdir(parents=True, exist_ok=True)
+    for stage in cells("quick", {}):
+        notebook, parameters = stage[0]
+        shutil.copyfile(ROOT / parameters["runs"] / notebook / f"{records.key(parameters)}.ipynb",
+                        target / f"{notebook}.ipynb")
+    for page in sorted((ROOT / "book" / "pages").glob("*.ipynb")):
+        try:
+            papermill.execute_notebook(page, target / page.name, kernel_name="python3", cwd=ROOT, progress_bar=False)
+        except papermill.PapermillExecutionError as e:
+            print(f"{page.relative_to(ROOT)}: failed at cell {e.exec_count}\n{e.ename}: {e.evalue}", file=sys.stderr)
+            return 1
+    return 0
+
+
 def keep(path: Path) -> int:
-    """Copy a record, and the masks or weights beside it, to book/results. 0."""
+    """Copy a record, and the masks or weights that go with it, to book/results. 0."""
     record = records.read(path)
     target = KEPT / f"{record.stem}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in (".safetensors", ".json"):
-        if (source := path.with_suffix(suffix)).is_file():
-            with runtime.atomic(target.with_suffix(suffix)) as part:
-                shutil.copyfile(source, part)
+    weights = trained_path("", f"{record.parameters['model']}-{record.parameters['dataset']}").name
+    files = {path.parent / weights: target.parent / weights} if record.experiment == "train_source" else {
+        path.with_suffix(".safetensors"): target.with_suffix(".safetensors")}
+    for source, copy in {**files, path: target}.items():
+        with runtime.atomic(copy) as part:
+            shutil.copyfile(source, part)
     print(f"kept {target.relative_to(ROOT)}")
     return 0
 

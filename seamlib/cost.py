@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 
@@ -33,10 +32,8 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)  # what it warns of is returned instead
     analysis = FlopCountAnalysis(model, example)
     counts, modules = analysis.by_module(), dict(model.named_modules())
-    with torch.no_grad():
-        by_layer = {name: (counts[name], counts[name] * float((m.weight != 0).float().mean()))
-                    for name, m in modules.items()
-                    if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)}
+    by_layer = {name: (counts[name], counts[name] * int(m.weight.count_nonzero()) / m.weight.numel())
+                for name, m in modules.items() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)}
     dense = analysis.total()
     sparse = dense - sum(d - s for d, s in by_layer.values())
     return Flops(dense, sparse, by_layer, dict(analysis.unsupported_ops()))

@@ -46,6 +46,19 @@ def course(ax: Axes, history: pd.DataFrame, originals: Mapping[str, float], pick
     return ax
 
 
+def courses(ax: Axes, histories: Mapping[str, pd.DataFrame], original: float) -> Axes:
+    """Accuracy against kept fraction of several searches; columns as in `course`, `original` in [0, 1] as a line."""
+    for (label, history), colour, marker in zip(histories.items(), sns.color_palette("colorblind"), "o^sDv",
+                                                strict=False):
+        ax.plot(history["kept"], history["accuracy"], "-" + marker, color=colour, alpha=0.6, markersize=4, label=label)
+    ax.axhline(original, color=ORIGINAL, linestyle="--", label="original, all outputs")
+    _percent(ax, "x", "weights kept")
+    _percent(ax, "y", "test accuracy")
+    ax.set_xscale("log")
+    ax.legend(fontsize="small")
+    return ax
+
+
 def kept_by_layer(ax: Axes, kept: pd.DataFrame) -> Axes:
     """Share of each layer's weights that is kept; columns `layer`, `kept` in [0, 1], in the order of the model."""
     sns.barplot(kept, x="layer", y="kept", color=SEAM, ax=ax)

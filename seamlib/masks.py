@@ -69,9 +69,9 @@ def masked_call(model: nn.Module, scores: Mapping[str, Tensor], x: Tensor) -> Te
 
     Differentiable in the scores (straight through); `model` and its weights are neither changed nor differentiated.
     """
-    parameters = dict(model.named_parameters())
-    masked = {name: _Masked.apply(score, parameters[name].detach()) for name, score in scores.items()}
-    return functional_call(model, masked, (x,))
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    masked = {name: _Masked.apply(score, weights[name]) for name, score in scores.items()}
+    return functional_call(model, weights | masked, (x,))
 
 
 def kept_fraction(scores: Mapping[str, Tensor]) -> float:

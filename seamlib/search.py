@@ -232,7 +232,7 @@ def reengineer(model: nn.Module, head: nn.Module, train: Iterable[Batch],
                 n, step = n + len(y), step + 1
             loss_value, kept = float(sum_loss) / n, kept_fraction(scores)
             if not math.isfinite(loss_value) or kept == 0:
-                what = "keeps no weight any more" if kept == 0 else f"has a loss of {loss_value}"
+                what = "keeps no weight any more" if math.isfinite(loss_value) else f"has a loss of {loss_value}"
                 raise SearchStopped(f"the search {what} at epoch {epoch}: lower alpha or the learning rates",
                                     Reengineered(source, new_head, history, picks) if picks else None)
             model.eval(), head.eval()

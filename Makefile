@@ -1,0 +1,44 @@
+# make report   compute the digits results on this machine and render the book
+# make test     lint, types and tests
+# make bench    cost of a search step against a plain training step
+# Each sets up what it needs: .venv with the versions of requirements.lock.
+PYTHON ?= python3.11
+JOBS ?= 2
+export NM_DISABLE_ANALYTICS = True
+export PYDEVD_DISABLE_FILE_VALIDATION = 1
+BIN := .venv/bin
+READY := .venv/ready
+UV := $(BIN)/uv
+
+.PHONY: report test check bench lock clean
+
+report: $(READY)
+	$(BIN)/python notebooks/run.py grid quick --jobs $(JOBS)
+	$(BIN)/python notebooks/run.py pages
+	$(BIN)/jupyter-book build book -n -W --keep-going --all -q
+	$(BIN)/python book/check.py _build/html
+	@echo "The book is at $(CURDIR)/_build/html/index.html"
+
+test: check
+	$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python notebooks/bench.py
+
+$(READY): requirements.lock pyproject.toml
+	test -x $(UV) || { $(PYTHON) -m venv .venv && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[^ ]*' requirements.lock)"; }
+	$(UV) pip sync --quiet --python .venv --require-hashes requirements.lock
+	$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
+	touch $@
+
+lock: $(READY)
+	$(UV) pip compile pyproject.toml --universal --python-version 3.10 --all-extras --generate-hashes \
+	  --no-emit-index-url --quiet --output-file requirements.lock
+
+clean:
+	rm -rf _build book/runs runs

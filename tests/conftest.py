@@ -1,0 +1,48 @@
+"""Small models and problems that all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"  # real weights and images, where they are at hand
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # tiny inputs: threads would only wait for each other
+
+
+@pytest.fixture
+def tiny() -> nn.Module:
+    """A convolutional classifier of three classes for images [B, 1, 6, 6], with batch norm and dropout."""
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1),
+                         nn.Linear(64, 3)).eval()
+
+
+@pytest.fixture
+def problem():
+    """(train, val): lists of batches of a two-label problem that `tiny` can learn: bright or dark."""
+    x = torch.rand(48, 1, 6, 6)
+    y = (x.mean((1, 2, 3)) > 0.5).long()
+    return [(x[i:i + 8], y[i:i + 8]) for i in range(0, 32, 8)], [(x[32:], y[32:])]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Class folders train/ and test/ of cats and dogs: 6 and 4 PNG images a class, 8x8."""
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 6), ("test", 4)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "images" / part / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return tmp_path / "images"

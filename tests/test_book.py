@@ -1,0 +1,85 @@
+"""The committed results, and the check that the build of the book ends with."""
+
+import nbformat
+import pytest
+import run
+import yaml
+from check import notebook_faults, page_faults
+from conftest import ROOT, SHARED
+from seamlib import masks, records, search
+
+RESULTS = ROOT / "book" / "results"
+BINARY = sorted(RESULTS.glob("direct_binary/*.json"))
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.rglob("*.json")), ids=lambda p: p.stem)
+def test_every_kept_record_is_whole_and_named_by_its_content(path):
+    record = records.read(path)
+    assert path.relative_to(RESULTS).with_suffix("").as_posix() == record.stem
+    assert not record.dirty
+    assert not str(record.parameters.get("weights", "")).startswith("/")
+
+
+@pytest.mark.parametrize("path", BINARY, ids=lambda p: p.stem)
+def test_a_records_numbers_follow_from_its_history_and_its_masks(path):
+    record = records.read(path)
+    results = record.results
+    stored = masks.load_masks(path.with_suffix(".safetensors"))
+    assert stored.digest == record.sha256["masks"]
+    assert stored.weights == record.sha256["weights"]
+    columns = results["history"]
+    history = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    epochs = {series: search.pick(history, target, "accuracy" if series == "paper" else f"accuracy_{series}")
+              for series, target in results["target"].items()}
+    assert epochs == results["epoch"]
+    for series, mask in stored.masks.items():
+        assert masks.kept_fraction(mask) == history[epochs[series]]["kept"]
+        assert sum(m.numel() for m in mask.values()) == results["weights_total"]
+    assert results["kept_fraction"]["paper"] == history[epochs["paper"]]["kept"]
+    crossfit = search.crossfit(history, epochs)
+    assert results["accuracy"]["crossfit"] == crossfit["accuracy"]
+    assert results["kept_fraction"]["crossfit"] == crossfit["kept"]
+
+
+@pytest.mark.skipif(not (SHARED / "weights/cifar10_resnet20.pt").is_file(), reason="the source weights are not at hand")
+def test_kept_masks_belong_to_the_papers_source_model():
+    from seamlib import models
+
+    model = models.pretrained("resnet20-cifar10", "", SHARED / "weights/cifar10_resnet20.pt")
+    for path in BINARY:
+        if records.read(path).parameters["dataset"] == "cifar10":
+            masks.load_masks(path.with_suffix(".safetensors"), model)
+
+
+def test_all_ten_classes_are_there_with_the_default_preset():
+    (wanted,) = run.cells("cifar10", {})
+    kept = {records.key(records.read(p).parameters) for p in BINARY}
+    assert {records.key(p) for _, p in wanted} <= kept
+
+
+def test_the_configuration_has_no_key_that_is_silently_ignored():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    assert config["execute"] == {"execute_notebooks": "off"}
+    assert set(config) == {"title", "author", "copyright", "only_build_toc_files", "execute", "parse", "sphinx"}
+    assert set(config["sphinx"]) == {"recursive_update", "extra_extensions", "config"}
+
+
+def test_check_finds_errors_and_cells_that_never_ran(tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell("1", execution_count=1),
+        nbformat.v4.new_code_cell("2"),
+        nbformat.v4.new_code_cell("3", execution_count=2, outputs=[
+            nbformat.v4.new_output("error", ename="ValueError", evalue="x", traceback=[])])])
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    assert notebook_faults(tmp_path / "n.ipynb") == [
+        "n.ipynb: cell 1 was never executed", "n.ipynb: cell 2 holds an error: ValueError"]
+
+
+def test_check_finds_what_a_reader_without_network_would_miss(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<img src="x.png" alt="a figure"><img src="x.png" alt="0123456789abcdef01234567.png">'
+        '<script src="https://cdn.example/x.js"></script><a href="b.html">b</a><a href="#here">c</a><p id="there">')
+    (tmp_path / "x.png").touch()
+    assert page_faults(tmp_path) == [
+        "a.html: image without alt text: x.png", "a.html: loads https://cdn.example/x.js from elsewhere",
+        "a.html: link to b.html, which does not exist", "a.html: link to #here, which has no such place"]

@@ -1,0 +1,63 @@
+"""pyproject.toml, requirements.lock and environment.yml say the same."""
+
+import re
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+REFERENCE = {"python_version": "3.11", "python_full_version": "3.11.9", "platform_system": "Linux",
+             "sys_platform": "linux", "platform_machine": "x86_64", "implementation_name": "cpython",
+             "platform_python_implementation": "CPython"}
+
+
+def wanted():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    return [Requirement(text) for group in groups for text in group]
+
+
+def locked():
+    found = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        if match := re.match(r"([a-z0-9._-]+)==([^ ;]+)(?: ; (.*?))? \\$", line):
+            name, version, marker = match.groups()
+            if marker is None or Marker(marker).evaluate(REFERENCE):
+                found[name] = version
+    return found
+
+
+def test_the_lock_satisfies_pyproject():
+    lock = locked()
+    for requirement in wanted():
+        assert requirement.specifier.contains(lock[requirement.name.lower()]), requirement
+
+
+def test_environment_yml_has_the_locks_versions():
+    *_, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    listed = dict(text.split("==") for text in pip["pip"] if "==" in text)
+    lock = locked()
+    assert listed == {r.name.lower(): lock[r.name.lower()] for r in wanted()}
+
+
+def test_the_lock_has_hashes_and_no_registry_host():
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "://" not in lock
+    for block in re.split(r"\n(?=[a-z])", lock):
+        if "==" in block.splitlines()[0]:
+            assert "--hash=sha256:" in block, block.splitlines()[0]
+
+
+def test_deepsparse_is_left_out_where_it_has_no_wheel():
+    guarded = {r.name: r for r in wanted() if r.marker}
+    assert guarded.keys() == {"deepsparse", "numpy"}
+    for requirement in guarded.values():
+        assert not requirement.marker.evaluate({**REFERENCE, "python_version": "3.12"})

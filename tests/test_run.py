@@ -1,0 +1,117 @@
+import fcntl
+import json
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import run
+from conftest import ROOT
+from seamlib import records
+
+TINY = {"epochs": "1", "shots": "20", "head_only_every": "0"}
+
+
+@pytest.fixture
+def runs():
+    """An empty folder for records inside the project, as `runs` is relative to it."""
+    folder = ROOT / "runs" / "test"
+    shutil.rmtree(folder, ignore_errors=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize(("given", "text"), [
+    ({"alhpa": "1"}, "direct_binary has no parameter 'alhpa': allowed are model, dataset, target_class, lr_mask"),
+    ({"epochs": "many"}, "parameter 'epochs' of direct_binary is 'many': it must be of type int"),
+    ({"epochs": "1.5"}, "'epochs' of direct_binary is 1.5: it must be of type int"),
+    ({"alpha": True}, "'alpha' of direct_binary is True: it must be of type float"),
+])
+def test_unknown_and_ill_typed_parameters_are_refused(given, text):
+    with pytest.raises(ValueError, match=text):
+        run.checked("direct_binary", given)
+
+
+def test_values_take_the_declared_type():
+    found = run.checked("direct_binary", {"alpha": "2", "epochs": "3", "model": "resnet20", "weights": "1.pt"})
+    assert (found["alpha"], found["epochs"], found["model"], found["weights"]) == (2.0, 3, "resnet20", "1.pt")
+    assert type(found["alpha"]) is float
+
+
+def test_unknown_notebook_and_preset_list_the_known(capsys):
+    assert run.main(["cell", "nope"]) == 1
+    assert "unknown notebook 'nope': allowed are direct_binary, train_source" in capsys.readouterr().err
+    assert run.main(["grid", "nope"]) == 1
+    assert "unknown preset 'nope': allowed are quick, cifar10, paper" in capsys.readouterr().err
+    assert run.main(["grid", "paper", "-p", "nope=1"]) == 1
+    assert "no notebook of preset 'paper' has a parameter 'nope'" in capsys.readouterr().err
+
+
+def test_a_grid_is_every_combination_and_can_be_narrowed():
+    (all_classes,) = run.cells("paper", {})
+    assert [p["target_class"] for _, p in all_classes] == list(range(10))
+    assert {(p["epochs"], p["lr_mask"], p["alpha"], p["schedule"]) for _, p in all_classes} == {(300, 0.05, 1.0, "constant")}
+    (one,) = run.cells("paper", {"target_class": "4"})
+    assert [p["target_class"] for _, p in one] == [4]
+
+
+def test_a_cell_runs_once_and_can_be_verified(runs, capfd):
+    cell = ["cell", "direct_binary", *(t for k, v in {**TINY, "runs": "runs/test"}.items() for t in ("-p", f"{k}={v}"))]
+    assert run.main(cell) == 0
+    (path,) = runs.glob("direct_binary/*.json")
+    record = records.read(path)
+    assert record.parameters["epochs"] == 1
+    assert set(record.results["accuracy"]) == {"original_all", "original_restricted", "head_only", "crossfit", "paper"}
+    assert record.sha256.keys() == {"weights", "data", "masks"}
+    before = path.stat().st_mtime_ns
+    assert run.main(cell) == 0
+    assert path.stat().st_mtime_ns == before
+    assert "has a record" in capfd.readouterr().out
+    assert run.main(["verify", str(path)]) == 0
+    assert "accuracy.crossfit" in capfd.readouterr().out
+
+    content = json.loads(path.read_text())  # a record that states another number than its mask gives
+    content["results"]["accuracy"]["crossfit"] += 0.01
+    path.write_text(json.dumps(content))
+    assert run.main(["verify", str(path)]) == 1
+    assert "DIFFERS" in capfd.readouterr().out
+
+    path.write_text(path.read_text()[:100])  # half a record does not count as finished
+    assert run.finished("direct_binary", run.checked("direct_binary", {**TINY, "runs": "runs/test"})) is None
+
+
+def test_a_failing_cell_says_why_in_the_last_lines(runs):
+    done = subprocess.run([sys.executable, ROOT / "notebooks/run.py", "cell", "direct_binary", "-p", "target_class=10",
+                           "-p", "runs=runs/test"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == "ValueError: target_class is 10: mnist5k has classes 0 to 9"
+    assert not list(runs.glob("direct_binary/*.json"))
+
+
+def test_a_cell_that_is_running_is_not_started_twice(runs, capsys):
+    parameters = run.checked("direct_binary", {**TINY, "runs": "runs/test"})
+    lock = runs / "direct_binary" / f"{records.key(parameters)}.lock"
+    lock.parent.mkdir(parents=True)
+    with open(lock, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert run.run_cell("direct_binary", {**TINY, "runs": "runs/test"}) == 1
+    assert "is being run by another process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebooks_keep_the_rules(path):
+    notebook = nbformat.read(path, 4)
+    nbformat.validate(notebook)
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    assert 10 <= len(notebook.cells) <= 25
+    assert all(not c.outputs and c.execution_count is None for c in code)
+    tagged = [c for c in code if "parameters" in c.metadata.get("tags", [])]
+    assert tagged == [code[0]]
+    for line in tagged[0].source.splitlines():
+        name, _, rest = line.partition(":")
+        assert name.isidentifier(), line
+        kind, _, value = rest.partition("=")
+        assert kind.strip() in run.TYPES, line
+        assert "  # " in value, line
+    assert all(len(c.source.splitlines()) <= 20 for c in code[1:])
