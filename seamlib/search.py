@@ -164,10 +164,14 @@ def summary(found: Reengineered, head_only: Reengineered, originals: Mapping[str
 
 
 def rates(search: Search, done: float) -> tuple[float, float]:
-    """Factors of (both learning rates, alpha) when the share `done` in [0, 1) of all steps is behind."""
+    """Factors of (both learning rates, alpha) when the share `done` in [0, 1) of all steps is behind.
+
+    `constant` (the paper's) leaves all as they are. `anneal` lowers the learning rates to 0 along half a cosine, and
+    alpha in a straight line: first weights go, then those that stay settle.
+    """
     if search.schedule == "constant":
         return 1.0, 1.0
-    return min(1.0, 2 * (1 - done)), 1.0
+    return (1 + math.cos(math.pi * done)) / 2, 1 - done
 
 
 def reengineer(model: nn.Module, head: nn.Module, train: Iterable[Batch],
