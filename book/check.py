@@ -52,7 +52,7 @@ class _Page(HTMLParser):
 
 
 def page_faults(root: Path) -> list[str]:
-    """Dead links within the book, anything loaded from elsewhere, and images whose alt text is missing or a file name."""
+    """Dead links within the book, anything loaded from elsewhere, images whose alt text is none or a file name."""
     pages = {}
     for path in sorted(root.rglob("*.html")):
         pages[path] = _Page()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ast
 import concurrent.futures
+import contextlib
 import fcntl
 import itertools
 import os
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         sub.add_argument(what)
         sub.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="given")
         sub.add_argument("--jobs", type=int, default=1, help="cells at a time")
-    for verb, text in (("keep", "copy records and masks to book/results"), ("verify", "recompute accuracies from masks")):
+    for verb, text in (("keep", "copy records and masks to book/results"), ("verify", "recompute records from masks")):
         verbs.add_parser(verb, help=text).add_argument("records", nargs="+", type=Path)
     verbs.add_parser("pages", help="execute the report pages of the book, and add the notebooks of preset quick")
     args = parser.parse_args(argv)
@@ -81,7 +82,7 @@ def declared(notebook: str) -> dict[str, tuple[str, Any]]:
 
 
 def checked(notebook: str, given: dict[str, Any]) -> dict[str, Any]:
-    """All parameters of the cell: `given` (values, or text for any type) over the defaults. ValueError for a wrong one."""
+    """All parameters of the cell: `given` (values, or text of any) over the defaults; ValueError if one is wrong."""
     known = declared(notebook)
     parameters = {name: default for name, (_, default) in known.items()}
     for name, value in given.items():
@@ -91,10 +92,8 @@ def checked(notebook: str, given: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, str) and kind != "str":
             value = yaml.safe_load(value)
         if kind == "float" and isinstance(value, str | int) and not isinstance(value, bool):
-            try:
+            with contextlib.suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         if type(value) is not TYPES[kind]:
             raise ValueError(f"parameter {name!r} of {notebook} is {value!r}: it must be of type {kind}")
         parameters[name] = value
@@ -164,13 +163,12 @@ def cells(preset: str, given: dict[str, Any]) -> list[list[tuple[str, dict[str, 
 
 def run_grid(preset: str, given: dict[str, Any], jobs: int) -> int:
     """Run the cells of a preset, `jobs` at a time, each in a process of its own. 0 if all have records at the end."""
-    failed = 0
     for stage in cells(preset, given):
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            failed += sum(pool.map(lambda job: _process(*job, jobs), enumerate(stage)))
-        if failed:
-            break
-    return int(failed > 0)
+            codes = list(pool.map(_process, itertools.count(), stage, itertools.repeat(jobs, len(stage))))
+        if any(codes):
+            return 1
+    return 0
 
 
 def _process(number: int, cell: tuple[str, dict[str, Any]], jobs: int) -> int:

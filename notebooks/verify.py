@@ -32,11 +32,12 @@ def recompute(record: records.Record, mask_file: Path, root: Path) -> dict[str, 
     task = tasks.binary(source, p["target_class"], seed=p["seed"], shots=p["shots"])
     stored = masks.load_masks(mask_file, model)
     head = models.new_head(len(source.classes), task.n_classes)
-    picks = {name: search.Pick(record.results["epoch"][name], m, stored.heads[name]) for name, m in stored.masks.items()}
-    found = search.Reengineered(model, head, [], picks)
+    epochs = record.results["epoch"]
+    picks = {name: search.Pick(epochs[name], mask, stored.heads[name]) for name, mask in stored.masks.items()}
+    reengineered = search.Reengineered(model, head, [], picks)
 
     def measure(pick: str, split: data.Split) -> float:
-        return evaluate.accuracy(found.module(pick), data.batches(split, 256))
+        return evaluate.accuracy(reengineered.module(pick), data.batches(split, 256))
     original = tasks.originals(task, model)["paper"]
     accuracy = {"original_all": original["all"], "original_restricted": original["restricted"],
                 "paper": measure("paper", task.test)}

@@ -34,7 +34,7 @@ def accuracy(predict: Predict, batches: Iterable[Batch]) -> float:
 
 
 def restrict(predict: Predict, classes: Sequence[int]) -> Predict:
-    """`predict` with only the outputs of `classes`, in that order: the original given the smaller set to choose from."""
+    """`predict` with only the outputs of `classes`, in that order: the original with fewer to choose from."""
     columns = list(classes)
     return lambda x: predict(x)[:, columns]
 

@@ -12,7 +12,8 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-ORIGINAL, SEAM, CONTROL, PAPER = sns.color_palette("colorblind")[7], *sns.color_palette("colorblind")[:3]
+SEAM, CONTROL = sns.color_palette("colorblind")[:2]  # blue, orange
+ORIGINAL = sns.color_palette("colorblind")[7]  # grey
 
 
 def style() -> None:

@@ -53,7 +53,7 @@ def finetune(model: nn.Module, train: Iterable[Batch], training: Training, val: 
     Raises FloatingPointError, with the epoch, if the loss is not finite.
     """
     device = next(model.parameters()).device
-    model = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    model = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.SGD(model.parameters(), training.lr, training.momentum, weight_decay=training.weight_decay)
     steps, step = training.epochs * len(train), 0  # type: ignore[arg-type]
     history: list[dict[str, float]] = []
@@ -85,4 +85,5 @@ def finetune(model: nn.Module, train: Iterable[Batch], training: Training, val: 
                 on_epoch(record)
     if best_state is not None:
         model.load_state_dict(best_state)
-    return model.to(memory_format=torch.contiguous_format).eval(), history
+    model = model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return model.eval(), history

@@ -54,12 +54,12 @@ class _Masked(torch.autograd.Function):
     """w * [score > 0], with the straight-through gradient clip(grad * w, -1, 1) for the score."""
 
     @staticmethod
-    def forward(ctx: Any, score: Tensor, weight: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, score: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(weight)
         return torch.where(score > 0, weight, 0.0)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (weight,) = ctx.saved_tensors
         return (grad * weight).clamp_(-1, 1), None
 

@@ -30,6 +30,9 @@ Constants = tuple[tuple[float, ...], tuple[float, ...]]
 class Normalise(nn.Module):
     """(x - mean) / deviation by channel. Holds no entry in the state_dict."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, constants: Constants):
         super().__init__()
         for name, values in zip(("mean", "std"), constants, strict=True):
@@ -48,12 +51,12 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(n_out)
         self.conv2 = nn.Conv2d(n_out, n_out, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(n_out)
-        self.downsample = None
+        self.downsample: nn.Module | None = None
         if stride != 1 or n_in != n_out:
             self.downsample = nn.Sequential(nn.Conv2d(n_in, n_out, 1, stride, bias=False), nn.BatchNorm2d(n_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        short = x if self.downsample is None else self.downsample(x)
+        short = self.downsample(x) if self.downsample else x
         return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + short)
 
 
@@ -66,9 +69,9 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         n = (depth - 2) // 6
-        for i, (n_in, n_out) in enumerate(((16, 16), (16, 32), (32, 64)), 1):
-            blocks = [Block(n_in if j == 0 else n_out, n_out, 2 if i > 1 and j == 0 else 1) for j in range(n)]
-            setattr(self, f"layer{i}", nn.Sequential(*blocks))
+        self.layer1 = nn.Sequential(*(Block(16, 16, 1) for _ in range(n)))
+        self.layer2 = nn.Sequential(Block(16, 32, 2), *(Block(32, 32, 1) for _ in range(n - 1)))
+        self.layer3 = nn.Sequential(Block(32, 64, 2), *(Block(64, 64, 1) for _ in range(n - 1)))
         self.fc = nn.Linear(64, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:

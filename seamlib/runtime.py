@@ -113,7 +113,7 @@ def project(start: Path | str = ".") -> Path:
 
 
 def commit(root: Path | str = ".") -> tuple[str, bool]:
-    """(commit id, whether tracked files differ from it) of the git checkout at `root`; ("unknown", True) without one."""
+    """(commit id, whether tracked files differ from it) of the git checkout at `root`, or ("unknown", True)."""
     try:
         def git(*args: str) -> str:
             return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True).stdout

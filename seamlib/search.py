@@ -125,7 +125,7 @@ def pick(history: Sequence[Epoch], target: float, series: str = "accuracy") -> i
 
 
 def waited(history: Sequence[Epoch], target: float) -> int:
-    """Epochs below `target` since it was first reached, counted anew whenever int(1000 * kept) falls (SeaM's patience)."""
+    """Epochs below `target` since it was first reached, counted anew when int(1000 * kept) falls (SeaM's patience)."""
     reached, count, lowest = False, 0, 1000
     for epoch in history:
         reached = reached or epoch["accuracy"] >= target
@@ -193,7 +193,8 @@ def reengineer(model: nn.Module, head: nn.Module, train: Iterable[Batch],
     targets = _targets(search, targets, parts)
     source, new_head = model, head
     device = next(model.parameters()).device
-    model = copy.deepcopy(model).requires_grad_(False).to(memory_format=torch.channels_last)
+    model = copy.deepcopy(model).requires_grad_(False).to(  # type: ignore[call-overload]
+        memory_format=torch.channels_last)
     head = copy.deepcopy(head).requires_grad_(True).to(device)
     scores = new_scores(model, names)
     total = sum(s.numel() for s in scores.values())
@@ -211,7 +212,7 @@ def reengineer(model: nn.Module, head: nn.Module, train: Iterable[Batch],
         model.eval()
         with torch.no_grad():
             parts = {part: [(model(x), y) for x, y in batches] for part, batches in parts.items()}
-        predict = head  # type: ignore[assignment]
+        predict = head
 
     with runtime.seeded(search.seed, device):
         for epoch in range(search.epochs):
@@ -230,7 +231,8 @@ def reengineer(model: nn.Module, head: nn.Module, train: Iterable[Batch],
                 optimiser.zero_grad()
                 loss.backward()
                 if not head_only:  # the kept fraction is a mean, so straight through its gradient is 1 / total
-                    torch._foreach_add_([s.grad for s in scores.values()], alpha * search.alpha / total)
+                    grads = [s.grad for s in scores.values() if s.grad is not None]
+                    torch._foreach_add_(grads, alpha * search.alpha / total)
                 optimiser.step()
                 sum_loss += loss.detach() * len(y)
                 n, step = n + len(y), step + 1

@@ -48,7 +48,7 @@ def originals(task: Task, predict: Predict, device: torch.device | str = "cpu",
               batch_size: int = 256) -> dict[str, dict[str, float]]:
     """Accuracy of the untouched source model on each half and on the whole test set.
 
-    `{"a" | "b" | "paper": {"all": ..., "restricted": ...}}`, each in [0, 1]; `predict` is the source model in eval mode.
+    `{"a" | "b" | "paper": {"all": ..., "restricted": ...}}`, each in [0, 1]; `predict`: the source model in eval mode.
     """
     splits = {**task.halves, "paper": task.test}
     answers = {"all": task.original_all(predict), "restricted": task.original_restricted(predict)}
@@ -60,12 +60,12 @@ def target_accuracies(task: Task, originals: Mapping[str, Mapping[str, float]], 
     """The accuracy that a mask has to reach, for each series of images that chooses an epoch.
 
     On the whole test set (the paper's protocol): the original's over all outputs. On a half: the higher of that and
-    the restricted original's, plus `margin` standard errors of it.
+    the restricted original's, plus `margin` standard errors of it, at most 1.
     """
     found = {"paper": originals["paper"]["all"]}
     for half, split in task.halves.items():
         best = max(originals[half].values())
-        found[half] = best + margin * standard_error(best, len(split))
+        found[half] = min(1.0, best + margin * standard_error(best, len(split)))
     return found
 
 

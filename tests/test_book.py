@@ -6,6 +6,7 @@ import run
 import yaml
 from check import notebook_faults, page_faults
 from conftest import ROOT, SHARED
+
 from seamlib import masks, records, search
 
 RESULTS = ROOT / "book" / "results"

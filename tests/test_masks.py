@@ -105,7 +105,8 @@ def test_mask_files_give_back_every_bit(tmp_path_factory, n, seed):
 def saved(tiny, tmp_path):
     path = tmp_path / "masks.safetensors"
     pick = Pick(3, masks.binarize(masks.new_scores(tiny)), models.new_head(3, 2).state_dict())
-    masks.save_masks(path, {"a": pick, "b": pick, "paper": pick}, source="tiny", weights=runtime.digest(tiny.state_dict()))
+    weights = runtime.digest(tiny.state_dict())
+    masks.save_masks(path, {"a": pick, "b": pick, "paper": pick}, source="tiny", weights=weights)
     return path
 
 

@@ -8,6 +8,7 @@ import nbformat
 import pytest
 import run
 from conftest import ROOT
+
 from seamlib import records
 
 TINY = {"epochs": "1", "shots": "20", "head_only_every": "0"}
@@ -51,7 +52,8 @@ def test_unknown_notebook_and_preset_list_the_known(capsys):
 def test_a_grid_is_every_combination_and_can_be_narrowed():
     (all_classes,) = run.cells("paper", {})
     assert [p["target_class"] for _, p in all_classes] == list(range(10))
-    assert {(p["epochs"], p["lr_mask"], p["alpha"], p["schedule"]) for _, p in all_classes} == {(300, 0.05, 1.0, "constant")}
+    settings = {(p["epochs"], p["lr_mask"], p["alpha"], p["schedule"]) for _, p in all_classes}
+    assert settings == {(300, 0.05, 1.0, "constant")}
     (one,) = run.cells("paper", {"target_class": "4"})
     assert [p["target_class"] for _, p in one] == [4]
 

@@ -56,7 +56,8 @@ def test_patience_counts_after_the_target_was_reached_and_starts_anew_when_weigh
 
 
 def test_crossfit_judges_each_half_by_the_pick_of_the_other():
-    history = [{"accuracy_a": 0.9, "accuracy_b": 0.8, "kept": 0.5}, {"accuracy_a": 0.7, "accuracy_b": 0.6, "kept": 0.25}]
+    history = [{"accuracy_a": 0.9, "accuracy_b": 0.8, "kept": 0.5},
+               {"accuracy_a": 0.7, "accuracy_b": 0.6, "kept": 0.25}]
     assert crossfit(history, {"a": 0, "b": 1}) == {"accuracy": pytest.approx(0.75), "kept": 0.375}
 
 
