@@ -60,6 +60,16 @@ def courses(ax: Axes, histories: Mapping[str, pd.DataFrame], original: float) ->
     return ax
 
 
+def front(ax: Axes, ends: pd.DataFrame, original: float) -> Axes:
+    """Where searches ended: a row each, columns `kept` and `accuracy` in [0, 1]; `original` as a line."""
+    ax.plot(ends["kept"], ends["accuracy"], "o", color=SEAM)
+    ax.axhline(original, color=ORIGINAL, linestyle="--", label="original, all outputs")
+    _percent(ax, "x", "weights kept")
+    _percent(ax, "y", "test accuracy")
+    ax.legend(fontsize="small", loc="lower right")
+    return ax
+
+
 def kept_by_layer(ax: Axes, kept: pd.DataFrame) -> Axes:
     """Share of each layer's weights that is kept; columns `layer`, `kept` in [0, 1], in the order of the model."""
     sns.barplot(kept, x="layer", y="kept", color=SEAM, ax=ax)

@@ -61,7 +61,8 @@ def test_all_ten_classes_are_there_with_the_default_preset():
 def test_the_configuration_has_no_key_that_is_silently_ignored():
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     assert config["execute"] == {"execute_notebooks": "off"}
-    assert set(config) == {"title", "author", "copyright", "only_build_toc_files", "execute", "parse", "sphinx"}
+    assert set(config) == {"title", "author", "copyright", "only_build_toc_files", "execute", "parse",
+                           "bibtex_bibfiles", "sphinx"}
     assert set(config["sphinx"]) == {"recursive_update", "extra_extensions", "config"}
 
 
