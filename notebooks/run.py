@@ -223,9 +223,9 @@ def verify(path: Path) -> int:
     record = records.read(path)
     try:
         pairs = recompute(record, path.with_suffix(".safetensors"), ROOT)
-    except FileNotFoundError as e:
-        print(f"{path.name}: cannot be recomputed here: needs weights {record.sha256['weights'][:12]}...: {e}",
-              file=sys.stderr)
+    except (OSError, ValueError) as e:
+        print(f"{path.name}: cannot be recomputed here: needs weights {record.sha256['weights'][:12]}..., data "
+              f"{record.sha256['data'][:12]}...: {e}", file=sys.stderr)
         return 1
     wrong = 0
     for name, (stated, found, tolerance) in pairs.items():

@@ -19,8 +19,9 @@ def recompute(record: records.Record, mask_file: Path, root: Path) -> dict[str, 
     """
     p = record.parameters
     source = data.load(p["dataset"], root / p["data"])
+    given = root / p.get("weights", "")
     model = models.pretrained(f"{p['model']}-{p['dataset']}", root / p["data"],
-                              root / p["weights"] if p.get("weights") else "",
+                              given if given.is_file() else "",  # the digest below says whether they are the same
                               trained=(root / p["runs"], root / "book/results"), n_classes=len(source.classes))
     for what, found in (("weights", runtime.digest(model.state_dict())), ("data", source.digest)):
         if found != record.sha256[what]:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 Predict = Callable[[Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
+
+
+class Loader(Protocol):
+    """Batches (images, labels) that can be passed over again and again, and how many there are in a pass."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Batch]: ...
 
 
 @torch.no_grad()

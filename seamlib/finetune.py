@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from . import runtime
-from .evaluate import Batch, accuracy
+from .evaluate import Batch, Loader, accuracy
 
 SCHEDULES = ("constant", "cosine")
 
@@ -45,7 +45,7 @@ class Training:
         runtime.check_choice("precision", self.precision, runtime.PRECISIONS)
 
 
-def finetune(model: nn.Module, train: Iterable[Batch], training: Training, val: Iterable[Batch] | None = None, *,
+def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[Batch] | None = None, *,
              on_epoch: Callable[[dict[str, float]], Any] | None = None) -> tuple[nn.Module, list[dict[str, float]]]:
     """Train a copy of `model`; return it in eval mode, with the history (epoch, loss, and accuracy if `val`).
 
@@ -55,7 +55,7 @@ def finetune(model: nn.Module, train: Iterable[Batch], training: Training, val: 
     device = next(model.parameters()).device
     model = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.SGD(model.parameters(), training.lr, training.momentum, weight_decay=training.weight_decay)
-    steps, step = training.epochs * len(train), 0  # type: ignore[arg-type]
+    steps, step = training.epochs * len(train), 0
     history: list[dict[str, float]] = []
     best, best_state = -1.0, None
     with runtime.seeded(training.seed, device):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import runtime
-from .evaluate import Batch, count_right
+from .evaluate import Batch, Loader, Predict, count_right
 from .masks import NORMS, Masks, apply_masks, binarize, kept_fraction, masked_call, new_scores
 
 SCHEDULES = ("constant", "anneal")
@@ -174,91 +174,106 @@ def rates(search: Search, done: float) -> tuple[float, float]:
     return (1 + math.cos(math.pi * done)) / 2, 1 - done
 
 
-def reengineer(model: nn.Module, head: nn.Module, train: Iterable[Batch],
-               val: Iterable[Batch] | Mapping[str, Iterable[Batch]], search: Search, *,
-               targets: Mapping[str, float] | None = None, names: Iterable[str] | None = None,
+class _Run:
+    """The live state of one search: frozen model, scores, head, and the optimisers that move them."""
+
+    def __init__(self, model: nn.Module, head: nn.Module, names: Iterable[str] | None, search: Search, steps: int):
+        self.search, self.step, self.steps = search, 0, steps
+        self.device = next(model.parameters()).device
+        self.model = copy.deepcopy(model).requires_grad_(False).to(  # type: ignore[call-overload]
+            memory_format=torch.channels_last)
+        self.head = copy.deepcopy(head).requires_grad_(True).to(self.device)
+        self.scores = new_scores(self.model, names)
+        scores = {"params": list(self.scores.values()), "lr": search.lr_mask, "name": "lr_mask"}
+        top = {"params": list(self.head.parameters()), "lr": search.lr_head, "name": "lr_head"}
+        self.alone = torch.optim.Adam([dict(top)], fused=True)
+        self.both = torch.optim.Adam([scores, dict(top)], fused=True) if self.scores else self.alone
+
+    def predict(self, x: Tensor) -> Tensor:
+        return self.head(masked_call(self.model, self.scores, x))
+
+    def train(self, batches: Iterable[Batch], head_only: bool) -> float:
+        """One epoch: move the head and, unless `head_only`, the scores. Returns the mean cross-entropy."""
+        optimiser = self.alone if head_only else self.both
+        total = sum(s.numel() for s in self.scores.values())
+        sum_loss, n = torch.zeros((), device=self.device), 0
+        _train_mode(self.model, self.head)
+        for x, y in batches:
+            rate, course = rates(self.search, self.step / self.steps)
+            for group in optimiser.param_groups:
+                group["lr"] = rate * getattr(self.search, group["name"])
+            with runtime.autocast(self.device, self.search.precision):
+                with torch.set_grad_enabled(not head_only):
+                    z = masked_call(self.model, self.scores, x)
+                loss = F.cross_entropy(self.head(z).float(), y)
+            optimiser.zero_grad()
+            loss.backward()
+            if not head_only:  # the kept fraction is a mean: straight through, its gradient is 1 / total
+                grads = [s.grad for s in self.scores.values() if s.grad is not None]
+                torch._foreach_add_(grads, course * self.search.alpha / total)
+            optimiser.step()
+            sum_loss += loss.detach() * len(y)
+            n, self.step = n + len(y), self.step + 1
+        self.model.eval(), self.head.eval()
+        return float(sum_loss) / n
+
+    def snapshot(self, epoch: int) -> Pick:
+        return Pick(epoch, binarize(self.scores), {k: v.detach().clone() for k, v in self.head.state_dict().items()})
+
+
+def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[Batch] | Mapping[str, Iterable[Batch]],
+               search: Search, *, targets: Mapping[str, float] | None = None, names: Iterable[str] | None = None,
                on_epoch: Callable[[Epoch], Any] | None = None) -> Reengineered:
     """Search for the weights of `model` that, with a new `head` behind it, solve the target problem.
 
-    `train` yields (images, labels) of the target problem, with a length; `val` likewise, or a mapping of parts
-    (`{"a": ..., "b": ...}`), each of which then picks an epoch of its own beside the whole (`"paper"`). `targets` is
-    the accuracy that each series has to reach, unless `search.target_accuracy` says one for all; a series without a
-    target picks by accuracy minus kept fraction. `names`: the parameters to mask (default: `maskable(model)`; none:
-    the head alone is trained). `on_epoch` gets each epoch's dict: epoch, loss, kept, accuracy, accuracy_<part>.
+    `train` yields batches (images [B, ...], labels [B]) of the target problem and has a length; `val` likewise, or a
+    mapping of parts (`{"a": ..., "b": ...}`), each of which then picks an epoch of its own beside the whole
+    (`"paper"`). `targets`: the accuracy in [0, 1] that each series has to reach, unless `search.target_accuracy` says
+    one for all; a series without a target picks by accuracy minus kept fraction. `names`: the parameters to mask
+    (default: `maskable(model)`; none: the head alone is trained). `on_epoch` gets each epoch's dict: epoch, loss, kept,
+    accuracy, accuracy_<part>.
 
     `model` and `head` are unchanged; the search runs on the device of the model's weights. Raises ValueError for bad
     arguments, and SearchStopped, with the last good state, if the loss is not finite or nothing is kept.
     """
     parts = dict(val) if isinstance(val, Mapping) else {"": val}
     targets = _targets(search, targets, parts)
-    source, new_head = model, head
-    device = next(model.parameters()).device
-    model = copy.deepcopy(model).requires_grad_(False).to(  # type: ignore[call-overload]
-        memory_format=torch.channels_last)
-    head = copy.deepcopy(head).requires_grad_(True).to(device)
-    scores = new_scores(model, names)
-    total = sum(s.numel() for s in scores.values())
-    both = torch.optim.Adam([{"params": list(scores.values()), "lr": search.lr_mask, "name": "lr_mask"},
-                             {"params": list(head.parameters()), "lr": search.lr_head, "name": "lr_head"}], fused=True)
-    alone = torch.optim.Adam([{"params": list(head.parameters()), "lr": search.lr_head, "name": "lr_head"}], fused=True)
-    history: list[Epoch] = []
-    picks: dict[str, Pick] = {}
-    steps, step = search.epochs * len(train), 0  # type: ignore[arg-type]
-
-    def predict(x: Tensor) -> Tensor:
-        return head(masked_call(model, scores, x))
-
-    if not scores:  # the model never changes: ask it once what it says about each image of val
-        model.eval()
+    run = _Run(model, head, names, search, search.epochs * len(train))
+    predict: Predict = run.predict
+    if not run.scores:  # the model never changes: ask it once what it says about each image of val
         with torch.no_grad():
-            parts = {part: [(model(x), y) for x, y in batches] for part, batches in parts.items()}
-        predict = head
-
-    with runtime.seeded(search.seed, device):
+            frozen = run.model.eval()
+            parts = {part: [(frozen(x), y) for x, y in batches] for part, batches in parts.items()}
+        predict = run.head
+    found = Reengineered(model, head, [], {})
+    with runtime.seeded(search.seed, run.device):
         for epoch in range(search.epochs):
-            head_only = not scores or (search.head_only_every > 0 and epoch % search.head_only_every == 0)
-            optimiser = alone if head_only else both
-            _train_mode(model, head)
-            sum_loss, n = torch.zeros((), device=device), 0
-            for x, y in train:
-                rate, alpha = rates(search, step / steps)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate * getattr(search, group["name"])
-                with runtime.autocast(device, search.precision):
-                    with torch.set_grad_enabled(not head_only):
-                        z = masked_call(model, scores, x)
-                    loss = F.cross_entropy(head(z).float(), y)
-                optimiser.zero_grad()
-                loss.backward()
-                if not head_only:  # the kept fraction is a mean, so straight through its gradient is 1 / total
-                    grads = [s.grad for s in scores.values() if s.grad is not None]
-                    torch._foreach_add_(grads, alpha * search.alpha / total)
-                optimiser.step()
-                sum_loss += loss.detach() * len(y)
-                n, step = n + len(y), step + 1
-            loss_value, kept = float(sum_loss) / n, kept_fraction(scores)
-            if not math.isfinite(loss_value) or kept == 0:
-                what = "keeps no weight any more" if math.isfinite(loss_value) else f"has a loss of {loss_value}"
+            every = search.head_only_every
+            loss = run.train(train, head_only=not run.scores or (every > 0 and epoch % every == 0))
+            kept = kept_fraction(run.scores)
+            if not math.isfinite(loss) or kept == 0:
+                what = "keeps no weight any more" if math.isfinite(loss) else f"has a loss of {loss}"
                 raise SearchStopped(f"the search {what} at epoch {epoch}: lower alpha or the learning rates",
-                                    Reengineered(source, new_head, history, picks) if picks else None)
-            model.eval(), head.eval()
-            record = {"epoch": float(epoch), "loss": loss_value + search.alpha * kept, "kept": kept}
+                                    found if found.picks else None)
+            record = {"epoch": float(epoch), "loss": loss + search.alpha * kept, "kept": kept}
             counts = {part: count_right(predict, batches) for part, batches in parts.items()}
-            record["accuracy"] = sum(r for r, _ in counts.values()) / sum(n for _, n in counts.values())
+            record["accuracy"] = sum(right for right, _ in counts.values()) / sum(n for _, n in counts.values())
             if len(parts) > 1:
-                record |= {f"accuracy_{part}": r / n for part, (r, n) in counts.items()}
-            history.append(record)
+                record |= {f"accuracy_{part}": right / n for part, (right, n) in counts.items()}
+            found.history.append(record)
             stop = search.max_removed is not None and 1 - kept >= search.max_removed
             for series, target in targets.items():
-                key = "accuracy" if series == "paper" else f"accuracy_{series}"
-                if stop or pick(history, target, key) == epoch:
-                    state = {k: v.detach().clone() for k, v in head.state_dict().items()}
-                    picks[series] = Pick(epoch, binarize(scores), state)
+                if stop or pick(found.history, target, _column(series)) == epoch:
+                    found.picks[series] = run.snapshot(epoch)
             if on_epoch is not None:
                 on_epoch(record)
-            if stop or 0 < search.patience <= waited(history, targets["paper"]):
+            if stop or 0 < search.patience <= waited(found.history, targets["paper"]):
                 break
-    return Reengineered(source, new_head, history, picks)
+    return found
+
+
+def _column(series: str) -> str:
+    return "accuracy" if series == "paper" else f"accuracy_{series}"
 
 
 def _targets(search: Search, targets: Mapping[str, float] | None, parts: Mapping[str, Any]) -> dict[str, float]:
