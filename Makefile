@@ -13,7 +13,8 @@ UV := $(BIN)/uv
 .PHONY: report test check bench lock clean
 
 report: $(READY)
-	$(BIN)/python notebooks/run.py grid quick --jobs $(JOBS)
+	rm -rf runs/report
+	$(BIN)/python notebooks/run.py grid quick --jobs $(JOBS) -p runs=runs/report
 	$(BIN)/python notebooks/run.py pages
 	$(BIN)/jupyter-book build book -n -W --keep-going --all -q
 	$(BIN)/python book/check.py _build/html

@@ -29,11 +29,10 @@ from typing import Any
 import papermill
 import yaml
 
-from seamlib import records, runtime
-from seamlib.models import trained_path
+from seamlib import models, records, runtime
 
 ROOT = Path(__file__).resolve().parent.parent
-RUNS = ROOT / "runs"
+REPORT = "runs/report"  # what `make report` computes for the book, each time anew
 KEPT = ROOT / "book" / "results"
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
@@ -103,13 +102,24 @@ def checked(notebook: str, given: dict[str, Any]) -> dict[str, Any]:
 def finished(notebook: str, parameters: dict[str, Any]) -> Path | None:
     """The record of this cell, if there is a whole one from the same weights file."""
     folder = ROOT / parameters["runs"] / notebook
-    for path in folder.glob(f"*-{records.key(parameters)}.json"):
-        try:
-            if records.read(path).parameters.get("weights") == parameters.get("weights"):
+    kind = runtime.device(parameters["device"]).type
+    for path in folder.glob(f"*-{kind}-{records.key(parameters)}.json"):
+        with contextlib.suppress(ValueError, OSError):
+            record = records.read(path)
+            if record.parameters.get("weights") == parameters.get("weights"):
+                files_of(record, path)  # raises if the weights it made are gone or are another run's
                 return path
-        except ValueError:
-            continue
     return None
+
+
+def files_of(record: records.Record, path: Path) -> list[Path]:
+    """What belongs to the record at `path`: its masks, or the weights that it trained."""
+    if record.experiment != "train_source":
+        return [path.with_suffix(".safetensors")]
+    weights = models.trained_path(path.parent.parent, f"{record.parameters['model']}-{record.parameters['dataset']}")
+    if runtime.digest(models.read_weights(weights)) != record.sha256["weights"]:
+        raise ValueError(f"{weights} is not what {path.name} made: run its cell again")
+    return [weights]
 
 
 def run_cell(notebook: str, given: dict[str, Any]) -> int:
@@ -124,9 +134,9 @@ def run_cell(notebook: str, given: dict[str, Any]) -> int:
             print(f"{notebook} {stem.name}: is being run by another process", file=sys.stderr)
             return 1
         if done := finished(notebook, parameters):
-            print(f"{notebook} {stem.name}: has a record, {done.relative_to(ROOT)}")
+            print(f"{notebook} {stem.name}: has a record, {done}")
             return 0
-        print(f"{notebook} {stem.name}: running, log in {stem.with_suffix('.log').relative_to(ROOT)}", flush=True)
+        print(f"{notebook} {stem.name}: running, log in {stem.with_suffix('.log')}", flush=True)
         try:
             papermill.execute_notebook(
                 ROOT / "notebooks" / f"{notebook}.ipynb", stem.with_suffix(".ipynb"), parameters, kernel_name="python3",
@@ -139,7 +149,7 @@ def run_cell(notebook: str, given: dict[str, Any]) -> int:
         if done is None:
             print(f"{notebook} {stem.name}: ended without a record", file=sys.stderr)
             return 1
-        print(f"{notebook} {stem.name}: wrote {done.relative_to(ROOT)}", flush=True)
+        print(f"{notebook} {stem.name}: wrote {done}", flush=True)
         return 0
 
 
@@ -165,14 +175,15 @@ def run_grid(preset: str, given: dict[str, Any], jobs: int) -> int:
     """Run the cells of a preset, `jobs` at a time, each in a process of its own. 0 if all have records at the end."""
     for stage in cells(preset, given):
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            codes = list(pool.map(_process, itertools.count(), stage, itertools.repeat(jobs, len(stage))))
-        if any(codes):
+            errors = list(pool.map(_process, itertools.count(), stage, itertools.repeat(jobs, len(stage))))
+        if any(errors):
+            print("".join(errors), end="", file=sys.stderr)
             return 1
     return 0
 
 
-def _process(number: int, cell: tuple[str, dict[str, Any]], jobs: int) -> int:
-    """One cell in a new process, with its share of the cores and, where there are GPUs, one of them."""
+def _process(number: int, cell: tuple[str, dict[str, Any]], jobs: int) -> str:
+    """One cell in a new process, with its share of the cores and one of the GPUs, if any; what went wrong."""
     notebook, parameters = cell
     env = {**os.environ}
     if jobs > 1:
@@ -181,14 +192,16 @@ def _process(number: int, cell: tuple[str, dict[str, Any]], jobs: int) -> int:
         if gpus:
             env.setdefault("CUDA_VISIBLE_DEVICES", str(number % gpus))
     given = [text for name, value in parameters.items() for text in ("-p", f"{name}={value}")]
-    return subprocess.run([sys.executable, __file__, "cell", notebook, *given], env=env).returncode
+    command = [sys.executable, __file__, "cell", notebook, *given]
+    done = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True)
+    return done.stderr if done.returncode else ""
 
 
 def pages() -> int:
     """Put executed notebooks where the book renders them: the report pages, and one run of each quick notebook."""
     target = ROOT / "book" / "runs"
     target.mkdir(parents=True, exist_ok=True)
-    for stage in cells("quick", {}):
+    for stage in cells("quick", {"runs": REPORT}):
         notebook, parameters = stage[0]
         shutil.copyfile(ROOT / parameters["runs"] / notebook / f"{records.key(parameters)}.ipynb",
                         target / f"{notebook}.ipynb")
@@ -206,11 +219,8 @@ def keep(path: Path) -> int:
     record = records.read(path)
     target = KEPT / f"{record.stem}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    weights = trained_path("", f"{record.parameters['model']}-{record.parameters['dataset']}").name
-    files = {path.parent / weights: target.parent / weights} if record.experiment == "train_source" else {
-        path.with_suffix(".safetensors"): target.with_suffix(".safetensors")}
-    for source, copy in {**files, path: target}.items():
-        with runtime.atomic(copy) as part:
+    for source in [*files_of(record, path), path]:
+        with runtime.atomic(target.parent / source.name) as part:
             shutil.copyfile(source, part)
     print(f"kept {target.relative_to(ROOT)}")
     return 0

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from seamlib import data, evaluate, masks, models, records, runtime, search, tasks
 
-HALF_A_POINT_IN_A_THOUSAND = 0.0005  # 0.05 points: another machine may round the last bit of a logit otherwise
+TOLERANCE = 0.0005 + 1e-9  # 0.05 points: another machine may round the last bit of a logit otherwise
 
 
 def recompute(record: records.Record, mask_file: Path, root: Path) -> dict[str, tuple[float, float, float]]:
@@ -29,9 +27,12 @@ def recompute(record: records.Record, mask_file: Path, root: Path) -> dict[str, 
                              f"{found[:12]}...: no number can be compared")
     if record.experiment == "train_source":
         found_accuracy = evaluate.accuracy(model, data.batches(source.test, 256))
-        return {"accuracy.source": (record.results["accuracy"]["source"], found_accuracy, HALF_A_POINT_IN_A_THOUSAND)}
+        return {"accuracy.source": (record.results["accuracy"]["source"], found_accuracy, TOLERANCE)}
     task = tasks.binary(source, p["target_class"], seed=p["seed"], shots=p["shots"])
     stored = masks.load_masks(mask_file, model)
+    if stored.digest != record.sha256["masks"]:
+        raise ValueError(f"{mask_file} holds masks {stored.digest[:12]}..., the record was made with "
+                         f"{record.sha256['masks'][:12]}...")
     head = models.new_head(len(source.classes), task.n_classes)
     epochs = record.results["epoch"]
     picks = {name: search.Pick(epochs[name], mask, stored.heads[name]) for name, mask in stored.masks.items()}
@@ -47,8 +48,6 @@ def recompute(record: records.Record, mask_file: Path, root: Path) -> dict[str, 
         accuracy["crossfit"] = (measure("a", task.halves["b"]) + measure("b", task.halves["a"])) / 2
         kept["crossfit"] = sum(masks.kept_fraction(picks[half].masks) for half in "ab") / 2
     stated = record.results
-    return {**{f"accuracy.{k}": (stated["accuracy"][k], v, HALF_A_POINT_IN_A_THOUSAND) for k, v in accuracy.items()},
+    return {**{f"accuracy.{k}": (stated["accuracy"][k], v, TOLERANCE) for k, v in accuracy.items()},
             **{f"kept_fraction.{k}": (stated["kept_fraction"][k], v, 0.0) for k, v in kept.items()}}
 
-
-torch.set_grad_enabled(False)

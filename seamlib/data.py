@@ -6,7 +6,9 @@ same draws, whatever files they came from.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,9 +152,9 @@ def _tree(folder: Path, classes: tuple[str, ...], cache_root: Path) -> Split:
     stamp = "\n".join(f"{p.relative_to(folder)} {(s := p.stat()).st_size} {s.st_mtime_ns}" for p, _ in files)
     key = hashlib.sha256(f"{folder.resolve()}\n{stamp}".encode()).hexdigest()[:16]
     cached = cache_root / "decoded" / f"{key}.npz"
-    if cached.is_file():
-        with np.load(cached, allow_pickle=False) as arrays:
-            return Split(torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]))
+    damaged = (OSError, ValueError, KeyError, zipfile.BadZipFile)  # or absent: decode again
+    with contextlib.suppress(*damaged), np.load(cached, allow_pickle=False) as arrays:
+        return Split(torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]))
     first = _decode(files[0][0])
     images = np.empty((len(files), *first.shape), np.uint8)
     for i, (path, _) in enumerate(files):

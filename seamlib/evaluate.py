@@ -19,13 +19,14 @@ class Loader(Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
 
-@torch.no_grad()
 def count_right(predict: Predict, batches: Iterable[Batch]) -> tuple[int, int]:
-    """(samples whose label is the arg max of `predict(x)`, samples); ValueError if there is none."""
+    """(samples whose label is the arg max of `predict(x)`, samples), in full fp32; ValueError if there is none."""
     right = total = 0
-    for x, y in batches:
-        right += int((predict(x).argmax(1) == y).sum())
-        total += len(y)
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for x, y in batches:
+            found = predict(x).argmax(1)
+            right += int((found == y.to(found.device)).sum())
+            total += len(y)
     if total == 0:
         raise ValueError("no sample to measure accuracy on: the batches are empty")
     return right, total

@@ -25,11 +25,11 @@ class Training:
     lr: float = 0.05  #: learning rate, > 0
     momentum: float = 0.9  #: in [0, 1)
     weight_decay: float = 1e-4  #: >= 0
-    epochs: int = 10
-    batch_size: int = 64
+    epochs: int = 10  #: passes over the training batches, >= 1
+    batch_size: int = 64  #: images a step, >= 1; for whoever makes the batches
     schedule: str = "cosine"  #: "constant", or "cosine" from lr to 0 over all steps
-    precision: str = "fp32"
-    seed: int = 0
+    precision: str = "fp32"  #: of the training steps: "fp32" or "bf16"
+    seed: int = 0  #: of dropout; batches and first weights have their own
 
     def __post_init__(self) -> None:
         for name, value, ok, allowed in (
@@ -45,19 +45,28 @@ class Training:
         runtime.check_choice("precision", self.precision, runtime.PRECISIONS)
 
 
+class TrainingStopped(RuntimeError):
+    """The loss is not finite any more; `result` is the model after the last good epoch (None if there was none)."""
+
+    def __init__(self, message: str, result: nn.Module | None):
+        super().__init__(message)
+        self.result = result
+
+
 def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[Batch] | None = None, *,
              on_epoch: Callable[[dict[str, float]], Any] | None = None) -> tuple[nn.Module, list[dict[str, float]]]:
     """Train a copy of `model`; return it in eval mode, with the history (epoch, loss, and accuracy if `val`).
 
     With `val` the first epoch of highest accuracy on it is returned, without it the last epoch. `model` is unchanged.
-    Raises FloatingPointError, with the epoch, if the loss is not finite.
+    `train` and `val` yield (images [B, ...], labels [B]). Raises TrainingStopped, with the epoch and the last good
+    model, if the loss is not finite.
     """
     device = next(model.parameters()).device
     model = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.SGD(model.parameters(), training.lr, training.momentum, weight_decay=training.weight_decay)
     steps, step = training.epochs * len(train), 0
     history: list[dict[str, float]] = []
-    best, best_state = -1.0, None
+    best, best_state, good = -1.0, None, None
     with runtime.seeded(training.seed, device):
         for epoch in range(training.epochs):
             model.train()
@@ -74,7 +83,9 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
                 n, step = n + len(y), step + 1
             record = {"epoch": float(epoch), "loss": float(sum_loss) / n}
             if not math.isfinite(record["loss"]):
-                raise FloatingPointError(f"the loss is {record['loss']} at epoch {epoch}: lower lr (now {training.lr})")
+                problem = f"the loss is {record['loss']} at epoch {epoch}: lower lr, now {training.lr}"
+                raise TrainingStopped(problem, good)
+            good = copy.deepcopy(model)
             model.eval()
             if val is not None:
                 record["accuracy"] = accuracy(model, val)

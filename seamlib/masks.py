@@ -6,6 +6,7 @@ The module itself is never changed: its weights are replaced for the length of o
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -129,6 +130,7 @@ def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, we
             tensors |= {f"{pick}/{k}": v for k, v in group.items()}
     own = runtime.digest(tensors)
     meta = {"schema": SCHEMA, "source": source, "weights": weights, "shapes": shapes, "picks": where, "digest": own}
+    meta["seal"] = _seal(meta)
     with runtime.atomic(path) as part:
         part.write_bytes(safetensors.torch.save(tensors, {"seamlib": json.dumps(meta)}))
     return own
@@ -151,8 +153,8 @@ def load_masks(path: Path | str, model: nn.Module | None = None) -> MaskFile:
         raise ValueError(f"{path} is not a whole mask file ({e}): copy or compute it again") from e
     if meta.get("schema") != SCHEMA:
         raise ValueError(f"{path} has mask format {meta.get('schema')!r}: this version reads {SCHEMA}")
-    if runtime.digest(tensors) != meta["digest"]:
-        raise ValueError(f"{path} was edited: its content does not have the digest it states; copy or compute it again")
+    if meta.get("seal") != _seal(meta) or runtime.digest(tensors) != meta["digest"]:
+        raise ValueError(f"{path} was edited: its content does not have the digests it states; make it again")
     if model is not None:
         parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
         _check_shapes({n: tuple(s) for n, s in meta["shapes"].items()}, parameters)
@@ -165,6 +167,12 @@ def load_masks(path: Path | str, model: nn.Module | None = None) -> MaskFile:
         prefix = f"{first}/head."
         heads[pick] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     return MaskFile(masks, heads, meta["source"], meta["weights"], meta["digest"])
+
+
+def _seal(meta: Mapping[str, Any]) -> str:
+    """SHA-256 over all metadata but the seal itself."""
+    text = json.dumps({k: v for k, v in meta.items() if k != "seal"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _unpack(packed: Tensor, shapes: Mapping[str, list[int]]) -> Masks:

@@ -123,7 +123,7 @@ CLASSES = {"mnist5k": 10, "cifar10": 10, "cifar100": 100}
 MODELS: dict[str, tuple[Callable[[int, Constants], nn.Module], tuple[str, ...]]] = {  # name -> (builder, data sets)
     "lenet": (LeNet, ("mnist5k",)),
     **{f"resnet{d}": (functools.partial(ResNet, d), ("cifar10", "cifar100", "folder")) for d in (20, 32, 44, 56)},
-    "vgg16_bn": (VGG, ("cifar10", "cifar100", "folder")),
+    "vgg16_bn": (VGG, ("cifar10", "cifar100")),
 }
 RELEASES = {  # the digits after the hyphen begin the file's SHA-256
     "resnet20-cifar10": "resnet/cifar10_resnet20-4118986f.pt",
@@ -190,14 +190,16 @@ def pretrained(name: str, cache: Path | str, weights: Path | str = "", *, traine
                n_classes: int | None = None) -> nn.Module:
     """The trained source model `name` (<model>-<data set>), in eval mode.
 
-    Weights come from the file `weights`; else from what train_source.ipynb left below a folder of `trained`, the first
-    that has it; else from the official release, kept in `cache` and checked against the digits in its name. Raises
-    ValueError for an unknown name, a wrong hash or weights that do not fit, FileNotFoundError where there are none.
+    Weights come from the file `weights`; else from the official release, kept in `cache` and checked against the
+    digits in its name; where there is no release, from what train_source.ipynb left below the first folder of
+    `trained` that has it. Raises ValueError for an unknown name, a wrong hash or weights that do not fit,
+    FileNotFoundError where there are none.
     """
     model = build(name, n_classes)
-    candidates = [weights] if weights else [p for f in trained if (p := trained_path(f, name)).is_file()]
-    if candidates:
-        return load_weights(model, read_weights(candidates[0]))
+    if not weights and name not in RELEASES:
+        weights = next((p for folder in trained if (p := trained_path(folder, name)).is_file()), "")
+    if weights:
+        return load_weights(model, read_weights(weights))
     if name not in RELEASES:
         raise FileNotFoundError(f"{name} has no official weights: train it with notebooks/train_source.ipynb, or give "
                                 "the path of a state_dict as `weights`")

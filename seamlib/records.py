@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = "seamlib-record-1"
-PLACES = ("device", "data", "runs", "weights")  # parameters that say where, not what
+PLACES = ("device", "data", "runs", "weights", "commit")  # parameters that say where, not what
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Record:
 
 
 def key(parameters: Mapping[str, Any]) -> str:
-    """Eight hex digits over all parameters but those that say where things are (device, folders, files)."""
+    """Eight hex digits over all parameters but those that say where things are (device, folders, files, commit)."""
     what = {k: v for k, v in parameters.items() if k not in PLACES}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 

@@ -27,16 +27,16 @@ class Search:
     lr_mask: float = 0.05  #: Adam's rate for the scores, > 0
     lr_head: float = 0.1  #: Adam's rate for the head, > 0
     alpha: float = 1.0  #: weight of the kept fraction in the loss, >= 0
-    epochs: int = 300
-    batch_size: int = 64
+    epochs: int = 300  #: passes over the training batches, >= 1
+    batch_size: int = 64  #: images a step, >= 1; for whoever makes the batches
     head_only_every: int = 5  #: every n-th epoch, the first included, trains the head alone; 0: never
     target_accuracy: float | None = None  #: in [0, 1]; None: what the original reaches on the images that choose
     margin: float = 0.0  #: standard errors above the original that the automatic target asks for under crossfit
     max_removed: float | None = None  #: in [0, 1]; stop at, and take, the first epoch that removed this share
     patience: int = 0  #: epochs below the target before the search gives up (paper's protocol alone); 0: never
-    schedule: str = "constant"
-    precision: str = "fp32"
-    seed: int = 0
+    schedule: str = "constant"  #: course of rates and alpha over the search: "constant" or "anneal", see `rates`
+    precision: str = "fp32"  #: of the training steps: "fp32" or "bf16"; accuracies are always measured in fp32
+    seed: int = 0  #: of dropout; batches and head have their own
 
     def __post_init__(self) -> None:
         for name, value, ok, allowed in (
@@ -46,6 +46,7 @@ class Search:
             ("epochs", self.epochs, self.epochs >= 1, "1 or more"),
             ("batch_size", self.batch_size, self.batch_size >= 1, "1 or more"),
             ("head_only_every", self.head_only_every, self.head_only_every >= 0, "0 (never) or more"),
+            ("margin", self.margin, math.isfinite(self.margin), "a finite number"),
             ("patience", self.patience, self.patience >= 0, "0 (off) or more"),
             ("target_accuracy", self.target_accuracy, 0 <= (self.target_accuracy or 0) <= 1, "None, or 0 to 1"),
             ("max_removed", self.max_removed, 0 <= (self.max_removed or 0) <= 1, "None, or 0 to 1"),
@@ -101,7 +102,7 @@ class Reengineered:
     def _head(self, pick: str) -> nn.Module:
         head = copy.deepcopy(self.new_head)
         head.load_state_dict(self.picks[pick].head)
-        return head.eval()
+        return head.to(next(self.source.parameters()).device).eval()
 
 
 def pick(history: Sequence[Epoch], target: float, series: str = "accuracy") -> int:
@@ -190,7 +191,7 @@ class _Run:
         self.both = torch.optim.Adam([scores, dict(top)], fused=True) if self.scores else self.alone
 
     def predict(self, x: Tensor) -> Tensor:
-        return self.head(masked_call(self.model, self.scores, x))
+        return self.head(masked_call(self.model, self.scores, x.to(self.device)))
 
     def train(self, batches: Iterable[Batch], head_only: bool) -> float:
         """One epoch: move the head and, unless `head_only`, the scores. Returns the mean cross-entropy."""
@@ -199,6 +200,7 @@ class _Run:
         sum_loss, n = torch.zeros((), device=self.device), 0
         _train_mode(self.model, self.head)
         for x, y in batches:
+            x, y = x.to(self.device), y.to(self.device)
             rate, course = rates(self.search, self.step / self.steps)
             for group in optimiser.param_groups:
                 group["lr"] = rate * getattr(self.search, group["name"])
@@ -209,8 +211,10 @@ class _Run:
             optimiser.zero_grad()
             loss.backward()
             if not head_only:  # the kept fraction is a mean: straight through, its gradient is 1 / total
-                grads = [s.grad for s in self.scores.values() if s.grad is not None]
+                grads = [torch.zeros_like(s) if s.grad is None else s.grad for s in self.scores.values()]
                 torch._foreach_add_(grads, course * self.search.alpha / total)
+                for score, grad in zip(self.scores.values(), grads, strict=True):
+                    score.grad = grad  # also where the call did not use the weight
             optimiser.step()
             sum_loss += loss.detach() * len(y)
             n, self.step = n + len(y), self.step + 1
@@ -231,19 +235,21 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     (`"paper"`). `targets`: the accuracy in [0, 1] that each series has to reach, unless `search.target_accuracy` says
     one for all; a series without a target picks by accuracy minus kept fraction. `names`: the parameters to mask
     (default: `maskable(model)`; none: the head alone is trained). `on_epoch` gets each epoch's dict: epoch, loss, kept,
-    accuracy, accuracy_<part>.
+    accuracy, accuracy_<part>; its loss is the epoch's mean cross-entropy plus `search.alpha` times kept.
 
     `model` and `head` are unchanged; the search runs on the device of the model's weights. Raises ValueError for bad
     arguments, and SearchStopped, with the last good state, if the loss is not finite or nothing is kept.
     """
     parts = dict(val) if isinstance(val, Mapping) else {"": val}
     targets = _targets(search, targets, parts)
+    if len(train) == 0:
+        raise ValueError("train has no batch: give at least one")
     run = _Run(model, head, names, search, search.epochs * len(train))
     predict: Predict = run.predict
     if not run.scores:  # the model never changes: ask it once what it says about each image of val
         with torch.no_grad():
             frozen = run.model.eval()
-            parts = {part: [(frozen(x), y) for x, y in batches] for part, batches in parts.items()}
+            parts = {part: [(frozen(x.to(run.device)), y) for x, y in batches] for part, batches in parts.items()}
         predict = run.head
     found = Reengineered(model, head, [], {})
     with runtime.seeded(search.seed, run.device):

@@ -72,6 +72,9 @@ def target_accuracies(task: Task, originals: Mapping[str, Mapping[str, float]], 
 def _balanced(split: Split, target: int, seed: int) -> Split:
     labels = split.labels.numpy()
     own, others = np.flatnonzero(labels == target), np.flatnonzero(labels != target)
+    if len(others) < len(own):
+        raise ValueError(f"class {target} has {len(own)} images, all others together {len(others)}: a binary problem "
+                         "needs at least as many others")
     drawn = np.random.default_rng(seed).permutation(others)[: len(own)]
     index = np.sort(np.concatenate([own, drawn]))
     return Split(split.images[index], torch.from_numpy((labels[index] == target).astype(np.int64)))

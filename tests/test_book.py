@@ -1,8 +1,11 @@
 """The committed results, and the check that the build of the book ends with."""
 
+import re
+
 import nbformat
 import pytest
 import run
+import torch
 import yaml
 from check import notebook_faults, page_faults
 from conftest import ROOT, SHARED
@@ -56,6 +59,38 @@ def test_all_ten_classes_are_there_with_the_default_preset():
     (wanted,) = run.cells("cifar10", {})
     kept = {records.key(records.read(p).parameters) for p in BINARY}
     assert {records.key(p) for _, p in wanted} <= kept
+
+
+def test_the_readme_states_what_the_records_say():
+    (wanted,) = run.cells("cifar10", {})
+    keys = {records.key(p) for _, p in wanted}
+    results = [r.results for r in map(records.read, BINARY) if records.key(r.parameters) in keys]
+    assert len(results) == 10
+
+    def mean(quantity, name):
+        return sum(r[quantity][name] for r in results) / len(results)
+    kept = [f"{mean('kept_fraction', protocol):.2%}" for protocol in ("crossfit", "paper")]
+    rows = [f"| weights kept | 10.11 % | {kept[0]} | {kept[1]} |"]
+    for title, name in (("original, all outputs", "original_all"), ("original, restricted", "original_restricted"),
+                        ("new head, no mask", "head_only")):
+        rows.append(f"| accuracy: {title} | | {mean('accuracy', name):.2%} | |")
+    ours, original = ({p: mean("accuracy", n) for p, n in names.items()} for names in (
+        {"crossfit": "crossfit", "paper": "paper"}, {"crossfit": "original_all", "paper": "original_all"}))
+    rows.append(f"| accuracy: re-engineered | | {ours['crossfit']:.2%} | {ours['paper']:.2%} |")
+    rows.append("| accuracy against the original, all outputs | +5.85 points | "
+                + " | ".join(f"{100 * (ours[p] - original[p]):+.2f} points" for p in ("crossfit", "paper")) + " |")
+    readme = (ROOT / "README.md").read_text()
+    for row in rows:
+        assert row in readme, row
+
+
+def test_the_readmes_example_removes_weights():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict = {}
+    torch.manual_seed(0)
+    exec(code.replace("on_epoch=print", "on_epoch=None"), names)
+    assert names["found"].history[-1]["kept"] < 0.99
+    assert names["small"](torch.rand(1, 3, 64, 64)).shape == (1, 2)
 
 
 def test_the_configuration_has_no_key_that_is_silently_ignored():

@@ -40,6 +40,13 @@ def test_decoded_images_are_cached_until_a_file_changes(tree, tmp_path, monkeypa
     assert data.load(f"folder:{tree}", tmp_path / "cache").digest != before.digest
 
 
+def test_a_damaged_cache_is_made_again(tree, tmp_path):
+    before = data.load(f"folder:{tree}", tmp_path / "cache")
+    for path in (tmp_path / "cache").rglob("*.npz"):
+        path.write_bytes(path.read_bytes()[:100])
+    assert data.load(f"folder:{tree}", tmp_path / "cache").digest == before.digest
+
+
 def test_a_damaged_image_is_named(tree, tmp_path):
     path = tree / "train/dog/3.png"
     path.write_bytes(path.read_bytes()[:60])

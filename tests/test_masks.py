@@ -1,7 +1,9 @@
 import copy
+import json
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torchvision
 from hypothesis import given, settings, strategies as st
@@ -139,6 +141,15 @@ def test_edited_mask_file(saved):
     content = bytearray(saved.read_bytes())
     content[-1] ^= 1
     saved.write_bytes(content)
+    with pytest.raises(ValueError, match="was edited"):
+        masks.load_masks(saved)
+
+
+def test_a_mask_file_whose_metadata_was_edited(saved, tmp_path):
+    with safetensors.safe_open(saved, "pt") as f:
+        meta, tensors = json.loads(f.metadata()["seamlib"]), {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+    meta["weights"] = "0" * 64
+    safetensors.torch.save_file(tensors, saved, {"seamlib": json.dumps(meta)})
     with pytest.raises(ValueError, match="was edited"):
         masks.load_masks(saved)
 

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import nbformat
 import pytest
@@ -84,11 +85,30 @@ def test_a_cell_runs_once_and_can_be_verified(runs, capfd):
 
 
 def test_a_failing_cell_says_why_in_the_last_lines(runs):
-    done = subprocess.run([sys.executable, ROOT / "notebooks/run.py", "cell", "direct_binary", "-p", "target_class=10",
+    done = subprocess.run([sys.executable, ROOT / "notebooks/run.py", "cell", "direct_binary", "-p", "protocol=best",
                            "-p", "runs=runs/test"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == "ValueError: target_class is 10: mnist5k has classes 0 to 9"
+    last = done.stderr.strip().splitlines()[-1]
+    assert last == "ValueError: unknown protocol 'best': allowed are crossfit, paper"
     assert not list(runs.glob("direct_binary/*.json"))
+
+
+def test_a_killed_run_leaves_no_record_and_no_lock(runs):
+    cell = {"runs": "runs/test", "epochs": "100000", "shots": "20"}
+    given = [text for name, value in cell.items() for text in ("-p", f"{name}={value}")]
+    process = subprocess.Popen([sys.executable, ROOT / "notebooks/run.py", "cell", "direct_binary", *given],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = runs / "direct_binary" / f"{records.key(run.checked('direct_binary', cell))}.log"
+    deadline = time.monotonic() + 100
+    while not (log.is_file() and "epoch" in log.read_text()):
+        assert time.monotonic() < deadline, "the search did not begin"
+        time.sleep(0.2)
+    process.kill()
+    process.wait()
+    assert not list(runs.glob("direct_binary/*.json"))
+    assert run.finished("direct_binary", run.checked("direct_binary", cell)) is None
+    with open(log.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if somebody still holds it
 
 
 def test_a_cell_that_is_running_is_not_started_twice(runs, capsys):

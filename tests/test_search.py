@@ -214,6 +214,7 @@ def test_a_search_that_keeps_nothing_stops(tiny, problem):
 
 @pytest.mark.parametrize(("field", "value", "text"), [
     ("alpha", -1.0, "alpha is -1.0: it must be 0 or more"),
+    ("margin", math.inf, "margin is inf: it must be a finite number"),
     ("epochs", 0, "epochs is 0: it must be 1 or more"),
     ("lr_mask", 0.0, "lr_mask is 0.0: it must be above 0"),
     ("max_removed", 1.5, "max_removed is 1.5: it must be None, or 0 to 1"),
@@ -230,6 +231,25 @@ def test_patience_is_refused_under_crossfit(tiny, problem):
     train, val = problem
     with pytest.raises(ValueError, match="patience is 3: .* under crossfit it must be 0"):
         reengineer(tiny, models.new_head(3, 2), train, {"a": val, "b": val}, Search(patience=3))
+
+
+def test_a_weight_that_the_call_does_not_use_pays_as_well(problem):
+    class Partly(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = torch.nn.Linear(36, 3), torch.nn.Linear(36, 3)
+
+        def forward(self, x):
+            return self.used(x.flatten(1))
+    s = Search(lr_mask=0.3, alpha=0.01, epochs=1, head_only_every=0)
+    found = reengineer(Partly(), models.new_head(3, 2), *problem, s)
+    assert kept_fraction({n: m for n, m in found.masks.items() if n.startswith("unused")}) == 0
+    assert kept_fraction({n: m for n, m in found.masks.items() if n.startswith("used")}) > 0
+
+
+def test_no_training_batch_is_refused(tiny, problem):
+    with pytest.raises(ValueError, match="train has no batch"):
+        reengineer(tiny, models.new_head(3, 2), [], problem[1], FAST)
 
 
 def test_a_target_for_an_unknown_series_is_refused(tiny, problem):

@@ -54,6 +54,11 @@ def test_bad_problems(kwargs, text):
         tasks.binary(source(), **kwargs)
 
 
+def test_too_few_others_are_refused():
+    with pytest.raises(ValueError, match="class 0 has 20 images, all others together 15: a binary problem needs"):
+        tasks.binary(source((20, 5, 5, 5)), 0)
+
+
 def test_a_label_with_one_test_image_cannot_be_halved():
     with pytest.raises(ValueError, match="label 0 has 1 test image: crossfit needs at least 2"):
         tasks.binary(source((5, 1, 5, 5)), 1)
@@ -92,7 +97,8 @@ def test_targets_are_the_originals_on_the_images_that_choose():
                 "b": {"all": 0.8, "restricted": 0.6}}
     assert tasks.target_accuracies(task, original, margin=0.0) == {"paper": 0.8, "a": 0.9, "b": 0.8}
     se = (0.9 * 0.1 / 20) ** 0.5
-    assert tasks.target_accuracies(task, original, margin=2.0)["a"] == pytest.approx(0.9 + 2 * se)
+    assert tasks.target_accuracies(task, original, margin=0.5)["a"] == pytest.approx(0.9 + 0.5 * se)
+    assert tasks.target_accuracies(task, original, margin=2.0)["a"] == 1.0
 
 
 def test_originals_measure_each_half_and_the_whole():
