@@ -1,0 +1,57 @@
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from seamlib import figures
+
+mpl.use("agg")
+HISTORY = pd.DataFrame({"kept": [1.0, 0.5, 0.25], "accuracy": [0.9, 0.8, 0.85]})
+
+
+@pytest.fixture
+def ax():
+    fig, ax = plt.subplots()
+    yield ax
+    fig.canvas.draw()
+    plt.close(fig)
+
+
+def test_course_shows_every_epoch_and_rings_the_chosen(ax):
+    assert figures.course(ax, HISTORY, {"original": 0.9}, {"a": 1, "b": 1, "paper": 2}) is ax
+    assert ax.collections[0].get_offsets().tolist() == [[1.0, 0.9], [0.5, 0.8], [0.25, 0.85]]
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert labels == ["original", "chosen by a and b", "chosen by paper"]
+
+
+def test_courses_draw_a_line_a_search(ax):
+    figures.courses(ax, {"one": HISTORY, "two": HISTORY.iloc[:2]}, original=0.9)
+    assert [len(line.get_xdata()) for line in ax.lines[:2]] == [3, 2]
+
+
+def test_front_has_a_point_a_search(ax):
+    figures.front(ax, HISTORY, original=0.9)
+    assert ax.lines[0].get_xdata().tolist() == [1.0, 0.5, 0.25]
+
+
+def test_kept_by_layer_has_a_bar_a_layer(ax):
+    figures.kept_by_layer(ax, pd.DataFrame({"layer": ["conv1", "fc"], "kept": [0.25, 0.5]}))
+    assert [bar.get_height() for bar in ax.patches] == [0.25, 0.5]
+
+
+def test_by_class_has_a_row_a_class():
+    fig, axes = plt.subplots(1, 2)
+    rows = pd.DataFrame({"class": ["cat", "dog"], "original": [0.9, 0.8], "restricted": [0.9, 0.8],
+                         "head only": [0.9, 0.8], "re-engineered": [0.95, 0.7], "kept": [0.1, 0.2]})
+    left, right = figures.by_class(axes, rows)
+    assert [t.get_text() for t in left.get_yticklabels()] == ["cat", "dog"]
+    assert [bar.get_width() for bar in right.patches] == [0.1, 0.2]
+    plt.close(fig)
+
+
+def test_examples_have_titles():
+    fig, axes = plt.subplots(1, 2)
+    figures.examples(axes, np.zeros((2, 3, 4, 4), np.uint8), ["a", "b"])
+    assert [ax.get_title() for ax in axes] == ["a", "b"]
+    plt.close(fig)
