@@ -40,9 +40,9 @@ def course(ax: Axes, history: pd.DataFrame, originals: Mapping[str, float], pick
     for marker, (epoch, labels) in zip("osD", by_epoch.items(), strict=False):
         ax.plot(history["kept"].iloc[epoch], history["accuracy"].iloc[epoch], marker, markersize=14, fillstyle="none",
                 color=CONTROL, markeredgewidth=2, linestyle="none", label=f"chosen by {' and '.join(labels)}")
+    ax.set_xscale("log")
     _percent(ax, "x", "weights kept")
     _percent(ax, "y", "test accuracy")
-    ax.set_xscale("log")
     ax.legend(fontsize="small", loc="lower right")
     return ax
 
@@ -53,9 +53,9 @@ def courses(ax: Axes, histories: Mapping[str, pd.DataFrame], original: float) ->
                                                 strict=False):
         ax.plot(history["kept"], history["accuracy"], "-" + marker, color=colour, alpha=0.6, markersize=4, label=label)
     ax.axhline(original, color=ORIGINAL, linestyle="--", label="original, all outputs")
+    ax.set_xscale("log")
     _percent(ax, "x", "weights kept")
     _percent(ax, "y", "test accuracy")
-    ax.set_xscale("log")
     ax.legend(fontsize="small")
     return ax
 
@@ -113,5 +113,7 @@ def examples(axes: Sequence[Axes], images: np.ndarray, titles: Sequence[str]) ->
 def _percent(ax: Axes, which: str, label: str) -> None:
     axis: Any = getattr(ax, f"{which}axis")
     axis.set_major_formatter(PercentFormatter(1))
-    axis.set_minor_formatter(PercentFormatter(1))
+    if axis.get_scale() == "log":
+        axis.set_minor_formatter(PercentFormatter(1, decimals=0))
+        axis.set_tick_params(which="both", labelrotation=45, labelsize="small")
     getattr(ax, f"set_{which}label")(label)
