@@ -104,6 +104,25 @@ def test_cifar_that_cannot_be_had_says_where_to_put_it(tmp_path):
         data.load("cifar10", tmp_path, download=False)
 
 
+def test_torchvisions_layout_gives_the_official_numbers_in_canonical_order(tmp_path, monkeypatch):
+    class Official:
+        base_folder = "cifar-10-batches-py"
+        classes = list(data.CIFAR10_CLASSES)
+
+        def __init__(self, root, train, download):
+            n = 50000 if train else 10000
+            self.data = np.zeros((n, 32, 32, 3), np.uint8)
+            self.data[:, 0, 1, 2] = np.arange(n) % 251
+            self.targets = (np.arange(n) % 10).tolist()
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", Official)
+    source = data.load("cifar10", tmp_path)
+    assert source.classes == data.CIFAR10_CLASSES
+    assert source.train.images.shape == (50000, 3, 32, 32)
+    assert torch.equal(source.test.labels, torch.arange(10).repeat_interleave(1000))
+    assert int(source.test.images[:, 2, 0, 1].max()) == 250  # height 0, width 1, channel 2
+    assert source.flip
+
+
 def split(n=10, size=6):
     images = torch.arange(1, n + 1, dtype=torch.uint8).view(n, 1, 1, 1).expand(n, 3, size, size).contiguous()
     return data.Split(images, torch.arange(n))
