@@ -107,7 +107,7 @@ def test_cifar_that_cannot_be_had_says_where_to_put_it(tmp_path):
 def test_torchvisions_layout_gives_the_official_numbers_in_canonical_order(tmp_path, monkeypatch):
     class Official:
         base_folder = "cifar-10-batches-py"
-        classes = list(data.CIFAR10_CLASSES)
+        classes = data.CIFAR10_CLASSES
 
         def __init__(self, root, train, download):
             n = 50000 if train else 10000
