@@ -93,7 +93,7 @@ def by_class(axes: Sequence[Axes], classes: pd.DataFrame) -> Sequence[Axes]:
     left.set_yticks(rows, classes["class"])
     left.invert_yaxis()
     _percent(left, "x", "test accuracy")
-    left.legend(fontsize="small")
+    left.legend(fontsize="small", loc="lower left")
     right.barh(rows, classes["kept"], color=SEAM)
     right.set_yticks(rows, [""] * len(rows))
     right.invert_yaxis()
