@@ -42,4 +42,4 @@ lock: $(READY)
 	  --no-emit-index-url --quiet --output-file requirements.lock
 
 clean:
-	rm -rf _build book/runs runs
+	rm -rf _build book/runs book/generated runs/report

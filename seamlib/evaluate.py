@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -19,10 +20,17 @@ class Loader(Protocol):
     def __iter__(self) -> Iterator[Batch]: ...
 
 
+@contextlib.contextmanager
+def measuring() -> Iterator[None]:
+    """Context of every measurement: no gradients, and convolutions in full fp32 (no TF32 on CUDA)."""
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
 def count_right(predict: Predict, batches: Iterable[Batch]) -> tuple[int, int]:
     """(samples whose label is the arg max of `predict(x)`, samples), in full fp32; ValueError if there is none."""
     right = total = 0
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with measuring():
         for x, y in batches:
             found = predict(x).argmax(1)
             right += int((found == y.to(found.device)).sum())

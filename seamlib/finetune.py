@@ -46,7 +46,7 @@ class Training:
 
 
 class TrainingStopped(RuntimeError):
-    """The loss is not finite any more; `result` is the model after the last good epoch (None if there was none)."""
+    """The loss is not finite any more; `result` is the model in eval mode after the last good epoch (or None)."""
 
     def __init__(self, message: str, result: nn.Module | None):
         super().__init__(message)
@@ -85,8 +85,8 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
             if not math.isfinite(record["loss"]):
                 problem = f"the loss is {record['loss']} at epoch {epoch}: lower lr, now {training.lr}"
                 raise TrainingStopped(problem, good)
-            good = copy.deepcopy(model)
             model.eval()
+            good = copy.deepcopy(model)
             if val is not None:
                 record["accuracy"] = accuracy(model, val)
                 if record["accuracy"] > best:

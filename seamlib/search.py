@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import runtime
-from .evaluate import Batch, Loader, Predict, count_right
+from .evaluate import Batch, Loader, Predict, count_right, measuring
 from .masks import NORMS, Masks, apply_masks, binarize, kept_fraction, masked_call, new_scores
 
 SCHEDULES = ("constant", "anneal")
@@ -247,7 +247,7 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     run = _Run(model, head, names, search, search.epochs * len(train))
     predict: Predict = run.predict
     if not run.scores:  # the model never changes: ask it once what it says about each image of val
-        with torch.no_grad():
+        with measuring():
             frozen = run.model.eval()
             parts = {part: [(frozen(x.to(run.device)), y) for x, y in batches] for part, batches in parts.items()}
         predict = run.head

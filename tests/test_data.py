@@ -138,15 +138,15 @@ def test_batches_without_a_seed_are_in_order_and_untouched():
 @given(st.integers(1, 13), st.integers(0, 1000), st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_each_augmented_pass_visits_every_sample_once(batch_size, seed, flip):
-    for batch in (data.batches(split(), batch_size, seed=seed, flip=flip),):
-        for _ in range(2):
-            pairs = list(batch)
-            labels = torch.cat([y for _, y in pairs])
-            assert sorted(labels.tolist()) == list(range(10))
-            for x, y in pairs:
-                assert x.shape[1:] == (3, 6, 6)
-                values = (x * 255).round()
-                assert ((values == 0) | (values == (y + 1).view(-1, 1, 1, 1))).all()  # its own pixels, or black padding
+    batches = data.batches(split(), batch_size, seed=seed, flip=flip)
+    for _ in range(2):
+        pairs = list(batches)
+        labels = torch.cat([y for _, y in pairs])
+        assert sorted(labels.tolist()) == list(range(10))
+        for x, y in pairs:
+            assert x.shape[1:] == (3, 6, 6)
+            values = (x * 255).round()
+            assert ((values == 0) | (values == (y + 1).view(-1, 1, 1, 1))).all()  # its own pixels, or black padding
 
 
 def test_a_crop_is_a_window_of_the_padded_image_and_a_flip_mirrors_it():

@@ -46,6 +46,7 @@ def test_a_nan_loss_stops_and_keeps_the_last_good_model(tiny, problem):
             return iter([(x * factor, y) for x, y in super().__iter__()])
     with pytest.raises(TrainingStopped, match="the loss is nan at epoch 1: lower lr, now 0.05") as caught:
         finetune(tiny, TurnsBad(train), Training(epochs=3))
+    assert not caught.value.result.training
     assert caught.value.result(val[0][0]).isfinite().all()
 
 
