@@ -113,9 +113,11 @@ def finished(notebook: str, parameters: dict[str, Any]) -> Path | None:
 
 
 def files_of(record: records.Record, path: Path) -> list[Path]:
-    """What belongs to the record at `path`: its masks, or the weights that it trained."""
-    if record.experiment != "train_source":
+    """What belongs to the record at `path`: its masks, the weights that it trained, or nothing."""
+    if "masks" in record.sha256:
         return [path.with_suffix(".safetensors")]
+    if record.experiment != "train_source":
+        return []
     weights = models.trained_path(path.parent.parent, f"{record.parameters['model']}-{record.parameters['dataset']}")
     if runtime.digest(models.read_weights(weights)) != record.sha256["weights"]:
         raise ValueError(f"{weights} is not what {path.name} made: run its cell again")
@@ -163,12 +165,20 @@ def cells(preset: str, given: dict[str, Any]) -> list[list[tuple[str, dict[str, 
         mine = {name: value for name, value in given.items() if name in known}
         used |= set(mine)
         axes = {**entry.get("parameters", {}), **mine}
-        lists = [value if isinstance(value, list) else [value] for value in axes.values()]
+        lists = [_values(value) for value in axes.values()]
         stages.append([(entry["notebook"], checked(entry["notebook"], dict(zip(axes, values, strict=True))))
                        for values in itertools.product(*lists)])
     if unused := set(given) - used:
         raise ValueError(f"no notebook of preset {preset!r} has a parameter {sorted(unused)[0]!r}")
     return stages
+
+
+def _values(value: Any) -> list[Any]:
+    """The values of one axis: a list as it is; for "records:PATTERN", the stems of the kept records that match."""
+    if isinstance(value, str) and value.startswith("records:"):
+        pattern = value.removeprefix("records:")
+        return sorted(p.relative_to(KEPT).with_suffix("").as_posix() for p in KEPT.glob(f"{pattern}.json"))
+    return value if isinstance(value, list) else [value]
 
 
 def run_grid(preset: str, given: dict[str, Any], jobs: int) -> int:
@@ -232,10 +242,10 @@ def verify(path: Path) -> int:
 
     record = records.read(path)
     try:
-        pairs = recompute(record, path.with_suffix(".safetensors"), ROOT)
+        pairs = recompute(record, path, ROOT)
     except (OSError, ValueError) as e:
-        print(f"{path.name}: cannot be recomputed here: needs weights {record.sha256['weights'][:12]}..., data "
-              f"{record.sha256['data'][:12]}...: {e}", file=sys.stderr)
+        needs = ", ".join(f"{what} {digest[:12]}..." for what, digest in record.sha256.items())
+        print(f"{path.name}: cannot be recomputed here: needs {needs}: {e}", file=sys.stderr)
         return 1
     wrong = 0
     for name, (stated, found, tolerance) in pairs.items():

@@ -2,57 +2,63 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
-from seamlib import data, evaluate, masks, models, records, runtime, search, tasks
+from seamlib import cost, data, evaluate, masks, records, tasks
+from seamlib.restore import restore, source_model
 
 TOLERANCE = 0.0005 + 1e-9  # 0.05 points: another machine may round the last bit of a logit otherwise
+Numbers = dict[str, tuple[float, float, float]]
 
 
-_load = functools.lru_cache(1)(data.load)  # many records of one data set: read it once
-
-
-def recompute(record: records.Record, mask_file: Path, root: Path) -> dict[str, tuple[float, float, float]]:
-    """Name -> (stated, recomputed, tolerance), each in [0, 1], of a direct_binary or train_source record.
+def recompute(record: records.Record, path: Path, root: Path) -> Numbers:
+    """Name -> (stated, recomputed, tolerance) of the record at `path`.
 
     Raises FileNotFoundError where weights, data or masks are not at hand, ValueError where they are not those of the
-    record.
+    record, or where the record was made by training and its model is not kept.
     """
-    p = record.parameters
-    source = _load(p["dataset"], root / p["data"])
-    given = root / p.get("weights", "")
-    model = models.pretrained(f"{p['model']}-{p['dataset']}", root / p["data"],
-                              given if given.is_file() else "",  # the digest below says whether they are the same
-                              trained=(root / p["runs"], root / "book/results"), n_classes=len(source.classes))
-    for what, found in (("weights", runtime.digest(model.state_dict())), ("data", source.digest)):
-        if found != record.sha256[what]:
-            raise ValueError(f"{record.stem} was made with {what} {record.sha256[what][:12]}..., here are "
-                             f"{found[:12]}...: no number can be compared")
+    if record.experiment == "retrain":
+        raise ValueError("the model that it trained is not kept: run its cell again")
     if record.experiment == "train_source":
-        found_accuracy = evaluate.accuracy(model, data.batches(source.test, 256))
-        return {"accuracy.source": (record.results["accuracy"]["source"], found_accuracy, TOLERANCE)}
-    task = tasks.binary(source, p["target_class"], seed=p["seed"], shots=p["shots"])
-    stored = masks.load_masks(mask_file, model)
-    if stored.digest != record.sha256["masks"]:
-        raise ValueError(f"{mask_file} holds masks {stored.digest[:12]}..., the record was made with "
-                         f"{record.sha256['masks'][:12]}...")
-    head = models.new_head(len(source.classes), task.n_classes)
-    epochs = record.results["epoch"]
-    picks = {name: search.Pick(epochs[name], mask, stored.heads[name]) for name, mask in stored.masks.items()}
-    reengineered = search.Reengineered(model, head, [], picks)
+        source, model = source_model(record, root)
+        found = evaluate.accuracy(model, data.batches(source.test, 256))
+        return {"accuracy.source": (record.results["accuracy"]["source"], found, TOLERANCE)}
+    if record.experiment == "inference_cost":
+        return _cost(record, path.parent.parent, root)
+    return _direct(record, path.with_suffix(".safetensors"), root)
+
+
+def _direct(record: records.Record, mask_file: Path, root: Path) -> Numbers:
+    _, model, task, found = restore(record, mask_file, root)
 
     def measure(pick: str, split: data.Split) -> float:
-        return evaluate.accuracy(reengineered.module(pick), data.batches(split, 256))
-    whole = data.batches(task.test, 256)
-    accuracy = {"original_all": evaluate.accuracy(task.original_all(model), whole),
-                "original_restricted": evaluate.accuracy(task.original_restricted(model), whole),
+        return evaluate.accuracy(found.module(pick), data.batches(split, 256))
+    original = tasks.originals(task, model)["paper"]
+    accuracy = {"original_all": original["all"], "original_restricted": original["restricted"],
                 "paper": measure("paper", task.test)}
-    kept = {"paper": masks.kept_fraction(picks["paper"].masks)}
-    if "a" in picks:
+    kept = {"paper": masks.kept_fraction(found.picks["paper"].masks)}
+    if "a" in found.picks:
         accuracy["crossfit"] = (measure("a", task.halves["b"]) + measure("b", task.halves["a"])) / 2
-        kept["crossfit"] = sum(masks.kept_fraction(picks[half].masks) for half in "ab") / 2
+        kept["crossfit"] = sum(masks.kept_fraction(found.picks[half].masks) for half in "ab") / 2
     stated = record.results
     return {**{f"accuracy.{k}": (stated["accuracy"][k], v, TOLERANCE) for k, v in accuracy.items()},
             **{f"kept_fraction.{k}": (stated["kept_fraction"][k], v, 0.0) for k, v in kept.items()}}
 
+
+def _cost(record: records.Record, results: Path, root: Path) -> Numbers:
+    """Counts and accuracy; times belong to the machine and its hour, and are not measured again."""
+    masks_of = record.sha256["masks of the record"]
+    of = next((r for r in records.read_all(results, "direct_*") if r.sha256["masks"] == masks_of), None)
+    if of is None:
+        raise FileNotFoundError(f"no direct-reuse record with masks {masks_of[:12]}... in {results}")
+    _, model, task, found = restore(of, results / f"{of.stem}.safetensors", root)
+    example, _ = next(iter(data.batches(task.test, 1)))
+    stated, numbers = record.results, {}
+    for name, module in (("original", model), ("reengineered", found.module())):
+        total, kept = cost.weights(module)
+        counts = cost.flops(module, example)
+        for what, value in (("weights", total), ("weights_kept", kept), ("dense", counts.dense),
+                            ("sparse", counts.sparse)):
+            numbers[f"{name}.{what}"] = (stated[name][what], float(value), 1e-6 * value)
+    accuracy = evaluate.accuracy(found.module(), data.batches(task.test, 256))
+    return {**numbers, "accuracy.delivered": (stated["accuracy"]["delivered"], accuracy, TOLERANCE)}

@@ -36,10 +36,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def select(self, index: Tensor | np.ndarray) -> Split:
-        """The samples at `index` (integers or a boolean mask), copied."""
+    def select(self, index: Tensor | np.ndarray, labels: Tensor | np.ndarray | None = None) -> Split:
+        """The samples at `index` (integers or a boolean mask), copied, with their labels or with `labels`."""
         index = torch.as_tensor(index)
-        return Split(self.images[index], self.labels[index])
+        return Split(self.images[index], self.labels[index] if labels is None else torch.as_tensor(labels))
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,22 @@ def restrict(predict: Predict, classes: Sequence[int]) -> Predict:
     return lambda x: predict(x)[:, columns]
 
 
+def among_all(predict: Predict, classes: Sequence[int]) -> Predict:
+    """Outputs [B, len(classes) + 1] of `predict`: those of `classes`, in that order, then the highest of all others.
+
+    The arg max is the position of the class that `predict` chooses among all, or len(classes) if it is another.
+    """
+    columns = list(classes)
+
+    def answer(x: Tensor) -> Tensor:
+        logits = predict(x)
+        others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+        others[columns] = False
+        none = logits.new_full((len(logits), 1), -torch.inf)  # where `classes` are all there are
+        return torch.cat([logits[:, columns], torch.cat([logits[:, others], none], 1).amax(1, keepdim=True)], 1)
+    return answer
+
+
 def one_vs_rest(predict: Predict, target: int, corrected: bool) -> Predict:
     """A many-class `predict` (logits [B, C]) as the two-class answer [other, target] to "is it class `target`?".
 

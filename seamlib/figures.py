@@ -79,6 +79,30 @@ def kept_by_layer(ax: Axes, kept: pd.DataFrame) -> Axes:
     return ax
 
 
+def multiply_adds(ax: Axes, layers: pd.DataFrame) -> Axes:
+    """Multiply-adds of each layer, in the order of the model; columns `layer`, `dense` and `sparse`."""
+    ax.bar(layers["layer"], layers["dense"], color=ORIGINAL, alpha=0.4, label="dense")
+    ax.bar(layers["layer"], layers["sparse"], color=SEAM, label="sparse")
+    ax.tick_params(axis="x", rotation=90)
+    ax.set_ylabel("multiply-adds")
+    ax.legend(fontsize="small")
+    return ax
+
+
+def speed(ax: Axes, times: pd.DataFrame, multiply_adds: float) -> Axes:
+    """Time against the original's, a row a measurement; columns `engine`, `images` (a call) and `time` (a ratio).
+
+    `multiply_adds`: the share of the original's that remains, drawn as a line. Bars are means, whiskers the range.
+    """
+    sns.barplot(times, x="engine", y="time", hue="images", palette="colorblind", errorbar=("pi", 100), ax=ax)
+    ax.axhline(1, color=ORIGINAL, linestyle="-", linewidth=1)
+    ax.axhline(multiply_adds, color=ORIGINAL, linestyle="--", label="multiply-adds that remain")
+    _percent(ax, "y", "time against the original's")
+    ax.set_xlabel("")
+    ax.legend(fontsize="small", title="images a call")
+    return ax
+
+
 def by_class(axes: Sequence[Axes], classes: pd.DataFrame) -> Sequence[Axes]:
     """Two panels, a row a target class: accuracy of original and re-engineered, and the share of weights kept.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -22,7 +23,7 @@ from torch.func import functional_call
 from . import runtime
 
 Masks = dict[str, Tensor]
-SCHEMA = "seamlib-masks-1"
+SCHEMA = "seamlib-masks-2"
 NORMS: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm,  # _NormBase: batch and instance norm
 )
@@ -81,6 +82,13 @@ def kept_fraction(scores: Mapping[str, Tensor]) -> float:
     return sum(int((s > 0).sum()) for s in scores.values()) / total if total else 1.0
 
 
+def shuffled(masks: Mapping[str, Tensor], seed: int) -> Masks:
+    """Random masks of the same density in every layer: the entries of each of `masks` in an order drawn with `seed`."""
+    draw = torch.Generator().manual_seed(seed)
+    return {name: m.reshape(-1)[torch.randperm(m.numel(), generator=draw).to(m.device)].reshape(m.shape)
+            for name, m in masks.items()}
+
+
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     """Burn `masks` into `model`, in place: every weight outside its mask becomes exactly 0. Returns `model`."""
     parameters = dict(model.named_parameters())
@@ -111,10 +119,13 @@ class Masked(Protocol):
 
 
 def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, weights: str) -> str:
-    """Write masks and heads to one safetensors file, one bit a weight; return its digest.
+    """Write masks and heads to one safetensors file, at most one bit a weight; return its digest.
 
     `picks` maps a name to a pick; equal ones are stored once. `source` and `weights`
     (the digest of the source model's state_dict) say what the masks belong to. Written atomically.
+
+    Bits are packed; those of each further pick are stored as the difference from the pick before, and all are
+    deflated. The digest is over the packed bits and the heads, so it does not depend on the compressor.
     """
     shapes = {n: list(m.shape) for n, m in next(iter(picks.values())).masks.items()}
     tensors: dict[str, Tensor] = {}
@@ -131,6 +142,11 @@ def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, we
     own = runtime.digest(tensors)
     meta = {"schema": SCHEMA, "source": source, "weights": weights, "shapes": shapes, "picks": where, "digest": own}
     meta["seal"] = _seal(meta)
+    before: Any = 0
+    for key in [k for k in tensors if k.endswith("/masks")]:
+        bits = tensors[key].numpy()
+        tensors[key] = _bytes(zlib.compress((bits ^ before).tobytes(), 9))
+        before = bits
     with runtime.atomic(path) as part:
         part.write_bytes(safetensors.torch.save(tensors, {"seamlib": json.dumps(meta)}))
     return own
@@ -153,6 +169,14 @@ def load_masks(path: Path | str, model: nn.Module | None = None) -> MaskFile:
         raise ValueError(f"{path} is not a whole mask file ({e}): copy or compute it again") from e
     if meta.get("schema") != SCHEMA:
         raise ValueError(f"{path} has mask format {meta.get('schema')!r}: this version reads {SCHEMA}")
+    before: Any = 0
+    for pick in dict.fromkeys(meta["picks"].values()):
+        try:
+            bits = np.frombuffer(zlib.decompress(tensors[f"{pick}/masks"].numpy().tobytes()), np.uint8)
+            before = bits ^ before
+        except (KeyError, zlib.error, ValueError) as e:
+            raise ValueError(f"{path} was edited or damaged ({e}): make it again") from e
+        tensors[f"{pick}/masks"] = torch.from_numpy(before)
     if meta.get("seal") != _seal(meta) or runtime.digest(tensors) != meta["digest"]:
         raise ValueError(f"{path} was edited: its content does not have the digests it states; make it again")
     if model is not None:
@@ -173,6 +197,10 @@ def _seal(meta: Mapping[str, Any]) -> str:
     """SHA-256 over all metadata but the seal itself."""
     text = json.dumps({k: v for k, v in meta.items() if k != "seal"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _bytes(content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 def _unpack(packed: Tensor, shapes: Mapping[str, list[int]]) -> Masks:

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import re
 import urllib.error
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -118,20 +118,36 @@ class LeNet(nn.Module):
         return self.fc2(F.relu(self.fc1(x.flatten(1))))
 
 
-CONSTANTS = {"mnist5k": DIGITS, "cifar10": CIFAR10, "cifar100": CIFAR100, "folder": IMAGENET}
-CLASSES = {"mnist5k": 10, "cifar10": 10, "cifar100": 100}
+def _resnet50(n_classes: int, constants: Constants) -> nn.Module:
+    """torchvision's ResNet50, with the normalisation before it. Images [B, 3, 224, 224] -> logits [B, n_classes]."""
+    import torchvision  # a second to import
+
+    model = torchvision.models.resnet50(num_classes=n_classes)
+    model.add_module("normalise", Normalise(constants))
+    model.register_forward_pre_hook(_normalised)
+    return model
+
+
+def _normalised(model: nn.Module, args: tuple[Tensor]) -> Tensor:
+    return model.get_submodule("normalise")(*args)
+
+
+CONSTANTS = {"mnist5k": DIGITS, "cifar10": CIFAR10, "cifar100": CIFAR100, "imagenet": IMAGENET, "folder": IMAGENET}
+CLASSES = {"mnist5k": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
 MODELS: dict[str, tuple[Callable[[int, Constants], nn.Module], tuple[str, ...]]] = {  # name -> (builder, data sets)
     "lenet": (LeNet, ("mnist5k",)),
     **{f"resnet{d}": (functools.partial(ResNet, d), ("cifar10", "cifar100", "folder")) for d in (20, 32, 44, 56)},
     "vgg16_bn": (VGG, ("cifar10", "cifar100")),
-}
-RELEASES = {  # the digits after the hyphen begin the file's SHA-256
-    "resnet20-cifar10": "resnet/cifar10_resnet20-4118986f.pt",
-    "resnet20-cifar100": "resnet/cifar100_resnet20-23dac2f1.pt",
-    "vgg16_bn-cifar10": "vgg/cifar10_vgg16_bn-6ee7ea24.pt",
-    "vgg16_bn-cifar100": "vgg/cifar100_vgg16_bn-7d8c4031.pt",
+    "resnet50": (_resnet50, ("imagenet",)),
 }
 _ZOO = "https://github.com/chenyaofo/pytorch-cifar-models/releases/download/"
+RELEASES = {  # the digits after the hyphen begin the file's SHA-256
+    "resnet20-cifar10": _ZOO + "resnet/cifar10_resnet20-4118986f.pt",
+    "resnet20-cifar100": _ZOO + "resnet/cifar100_resnet20-23dac2f1.pt",
+    "vgg16_bn-cifar10": _ZOO + "vgg/cifar10_vgg16_bn-6ee7ea24.pt",
+    "vgg16_bn-cifar100": _ZOO + "vgg/cifar100_vgg16_bn-7d8c4031.pt",
+    "resnet50-imagenet": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+}
 
 
 def check(model: str, dataset: str) -> None:
@@ -146,12 +162,12 @@ def check(model: str, dataset: str) -> None:
 def build(name: str, n_classes: int | None = None) -> nn.Module:
     """The untrained model `name`, in eval mode; a name is <model>-<data set>, e.g. "resnet20-cifar10".
 
-    `n_classes` is needed only for a `folder:PATH` data set.
+    `n_classes`: the number of outputs, by default one for each class of the data set; needed for `folder:PATH`.
     """
     model, _, dataset = name.partition("-")
     check(model, dataset)
     kind = dataset.partition(":")[0]
-    n = CLASSES.get(kind, n_classes)
+    n = n_classes or CLASSES.get(kind)
     if n is None:
         raise ValueError(f"n_classes is needed for {name}: give the number of class folders")
     return MODELS[model][0](n, CONSTANTS[kind]).eval()
@@ -203,7 +219,7 @@ def pretrained(name: str, cache: Path | str, weights: Path | str = "", *, traine
     if name not in RELEASES:
         raise FileNotFoundError(f"{name} has no official weights: train it with notebooks/train_source.ipynb, or give "
                                 "the path of a state_dict as `weights`")
-    url = _ZOO + RELEASES[name]
+    url = RELEASES[name]
     path = Path(cache).expanduser() / url.rpartition("/")[2]
     if not path.is_file():
         try:
@@ -229,6 +245,15 @@ def check_hash(path: Path) -> None:
         raise ValueError(f"{path} has SHA-256 {found[:8]}..., its name states {stated}: delete it and load it again")
 
 
-def new_head(n_in: int, n_out: int) -> nn.Module:
-    """The head of direct reuse: ReLU and Linear(n_in, n_out), after all of the source model (SeaM, section 3.2)."""
-    return nn.Sequential(nn.ReLU(), nn.Linear(n_in, n_out))
+def new_head(n_in: int, n_out: int, classes: Sequence[int] = ()) -> nn.Module:
+    """The head of direct reuse: ReLU and Linear(n_in, n_out), after all of the source model (SeaM, section 3.2).
+
+    Its weights are random (the paper's). With `classes`, one source class for each of the `n_out` labels, they begin
+    as the restricted original: label j reads the source model's output classes[j], and no other.
+    """
+    linear = nn.Linear(n_in, n_out)
+    if classes:
+        with torch.no_grad():
+            linear.weight.zero_()[range(n_out), list(classes)] = 1
+            linear.bias.zero_()
+    return nn.Sequential(nn.ReLU(), linear)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import functools
-from collections.abc import Callable, Mapping
+import importlib.resources
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from .data import Batches, Source, Split
-from .evaluate import Predict, accuracy, one_vs_rest, standard_error
+from .evaluate import Predict, accuracy, among_all, one_vs_rest, restrict, standard_error
 
 HALVES_SEED = 0  # splits the test set in two; part of the protocol, not a parameter
 
@@ -26,6 +28,7 @@ class Task:
     halves: Mapping[str, Split]
     original_all: Callable[[Predict], Predict]  #: the source model's answer, choosing among all its outputs
     original_restricted: Callable[[Predict], Predict]  #: its answer when told that only the target's classes can occur
+    classes: tuple[int, ...] = ()  #: multi-class: the source model's class number of each label
 
 
 def binary(source: Source, target_class: int, seed: int = 0, shots: int = 0) -> Task:
@@ -42,6 +45,73 @@ def binary(source: Source, target_class: int, seed: int = 0, shots: int = 0) -> 
     return Task(f"binary{target_class}", 2, train, test, _halves(test),
                 functools.partial(one_vs_rest, target=target_class, corrected=False),
                 functools.partial(one_vs_rest, target=target_class, corrected=True))
+
+
+def multiclass(source: Source, classes: Sequence[int], seed: int = 0, shots: int = 0, name: str = "") -> Task:
+    """Which of `classes` is it? Labels 0, 1, ... in the order given; all images of these classes and no others.
+
+    `classes`: at least two class numbers of `source`, none twice. `shots` > 0 keeps that many training images of each,
+    drawn with `seed`. `name`: of the task; empty: made of the numbers. (SeaM, section 4.1)
+    """
+    n = len(source.classes)
+    if len(classes) < 2:
+        raise ValueError(f"classes are {list(classes)}: a multi-class problem needs at least two")
+    for c in classes:
+        if not 0 <= c < n:
+            raise ValueError(f"class {c} is unknown: {source.name} has classes 0 to {n - 1}")
+        if list(classes).count(c) > 1:
+            raise ValueError(f"class {c} is listed {list(classes).count(c)} times: list each class once")
+    test = _relabelled(source.test, classes)
+    return Task(name or "classes" + "_".join(map(str, classes)), len(classes),
+                _shots(_relabelled(source.train, classes), shots, seed), test, _halves(test),
+                functools.partial(among_all, classes=classes), functools.partial(restrict, classes=classes),
+                tuple(classes))
+
+
+def superclass(dataset: str, index: int) -> tuple[str, tuple[str, ...]]:
+    """(name, names of its classes) of superclass `index` of `cifar100` (0 to 19) or `imagenet` (0 to 66).
+
+    CIFAR-100's are its own (Krizhevsky 2009), in order of name; ImageNet's (classes are WordNet ids) are those of
+    github.com/noameshed/novelty-detection in the order of SeaM. Three of them hold a single class: ValueError.
+    """
+    groups = _superclasses(dataset)
+    if not groups:
+        raise ValueError(f"{dataset} has no superclasses: those of cifar100 and imagenet are known; give classes or "
+                         "n_classes")
+    if not 0 <= index < len(groups):
+        raise ValueError(f"target_superclass_idx is {index}: {dataset} has superclasses 0 to {len(groups) - 1}")
+    name, classes = groups[index]
+    if len(classes) < 2:
+        single = ", ".join(f"{i} ({n})" for i, (n, c) in enumerate(groups) if len(c) < 2)
+        raise ValueError(f"superclass {index} ({name}) holds a single class, nothing to tell apart; so do of "
+                         f"{dataset}: {single}; the other {sum(len(c) > 1 for _, c in groups)} can be run")
+    return name, classes
+
+
+def problem(source: Source, *, target_class: int = -1, target_superclass_idx: int = -1, classes: str = "",
+            n_classes: int = 0, seed: int = 0, shots: int = 0) -> Task:
+    """The target problem that a notebook's parameters name: exactly one of the first four must be given.
+
+    `target_class` (0 or more): binary. `target_superclass_idx` (0 or more): a superclass of CIFAR-100 or ImageNet.
+    `classes`: numbers or names separated by commas. `n_classes` (2 or more): so many classes, drawn with `seed`.
+    """
+    given = {"target_class": target_class >= 0, "target_superclass_idx": target_superclass_idx >= 0,
+             "classes": bool(classes), "n_classes": n_classes > 0}
+    if sum(given.values()) != 1:
+        raise ValueError(f"given are {', '.join(k for k, v in given.items() if v) or 'none'} of {', '.join(given)}: "
+                         "give exactly one, and leave the others at -1, empty or 0")
+    if target_class >= 0:
+        return binary(source, target_class, seed, shots)
+    if target_superclass_idx >= 0:
+        _, names = superclass(source.name, target_superclass_idx)
+        numbers = [_number(source, c) for c in names]
+        return multiclass(source, numbers, seed, shots, f"superclass{target_superclass_idx}")
+    if classes:
+        return multiclass(source, [_number(source, c.strip()) for c in classes.split(",")], seed, shots)
+    if not 2 <= n_classes <= len(source.classes):
+        raise ValueError(f"n_classes is {n_classes}: a random group of {source.name} has 2 to {len(source.classes)}")
+    drawn = np.random.default_rng(seed).permutation(len(source.classes))[:n_classes]
+    return multiclass(source, drawn.tolist(), seed, shots, f"random{n_classes}_seed{seed}")
 
 
 def originals(task: Task, predict: Predict, device: torch.device | str = "cpu",
@@ -77,7 +147,28 @@ def _balanced(split: Split, target: int, seed: int) -> Split:
                          "needs at least as many others")
     drawn = np.random.default_rng(seed).permutation(others)[: len(own)]
     index = np.sort(np.concatenate([own, drawn]))
-    return Split(split.images[index], torch.from_numpy((labels[index] == target).astype(np.int64)))
+    return split.select(index, (labels[index] == target).astype(np.int64))
+
+
+def _relabelled(split: Split, classes: Sequence[int]) -> Split:
+    labels = split.labels.numpy()
+    index = [np.flatnonzero(labels == c) for c in classes]
+    return split.select(np.concatenate(index), np.repeat(np.arange(len(classes)), [len(i) for i in index]))
+
+
+def _number(source: Source, text: str) -> int:
+    if text in source.classes:
+        return source.classes.index(text)
+    if text.lstrip("-").isdigit():
+        return int(text)
+    raise ValueError(f"class {text!r} is unknown to {source.name}: allowed are numbers 0 to {len(source.classes) - 1} "
+                     f"and names such as {', '.join(source.classes[:3])}")
+
+
+@functools.lru_cache
+def _superclasses(dataset: str) -> list[tuple[str, tuple[str, ...]]]:
+    with (importlib.resources.files(__package__) / "superclasses.csv").open() as f:
+        return [(row["name"], tuple(row["classes"].split())) for row in csv.DictReader(f) if row["dataset"] == dataset]
 
 
 def _shots(split: Split, shots: int, seed: int) -> Split:

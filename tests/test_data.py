@@ -136,7 +136,7 @@ def test_batches_without_a_seed_are_in_order_and_untouched():
 
 
 @given(st.integers(1, 13), st.integers(0, 1000), st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_each_augmented_pass_visits_every_sample_once(batch_size, seed, flip):
     batches = data.batches(split(), batch_size, seed=seed, flip=flip)
     for _ in range(2):

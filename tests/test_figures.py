@@ -55,3 +55,15 @@ def test_examples_have_titles():
     figures.examples(axes, np.zeros((2, 3, 4, 4), np.uint8), ["a", "b"])
     assert [ax.get_title() for ax in axes] == ["a", "b"]
     plt.close(fig)
+
+
+def test_multiply_adds_stand_dense_behind_sparse(ax):
+    figures.multiply_adds(ax, pd.DataFrame({"layer": ["conv1", "fc"], "dense": [8, 4], "sparse": [2.0, 1.0]}))
+    assert [bar.get_height() for bar in ax.patches] == [8, 4, 2, 1]
+
+
+def test_speed_shows_the_mean_ratio_of_each_engine_and_batch(ax):
+    times = pd.DataFrame({"engine": ["torch", "torch", "deepsparse"], "images": [16, 16, 16], "time": [1.0, 0.8, 0.3]})
+    figures.speed(ax, times, multiply_adds=0.1)
+    assert [bar.get_height() for bar in ax.patches][:2] == pytest.approx([0.9, 0.3])
+    assert [line.get_ydata()[0] for line in ax.lines if len(set(line.get_ydata())) == 1][-1] == 0.1

@@ -10,6 +10,7 @@ MAY_USE = {
     "cost": {"runtime"}, "records": {"runtime"}, "figures": set(),
     "search": {"runtime", "masks", "evaluate"}, "finetune": {"runtime", "evaluate"},
     "tasks": {"data", "evaluate"},
+    "restore": {"runtime", "data", "masks", "models", "tasks", "search", "records"},
 }
 WITHOUT_TORCH = {"records", "figures"}
 

@@ -84,7 +84,7 @@ def test_tied_weights_have_one_mask_that_acts_on_both_uses():
 
 
 @given(st.integers(1, 70), st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_mask_files_give_back_every_bit(tmp_path_factory, n, seed):
     rng = np.random.default_rng(seed)
     model = nn.Linear(n, 3)

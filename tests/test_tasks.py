@@ -28,7 +28,7 @@ def test_the_draw_follows_from_the_seed():
 
 
 @given(st.integers(0, 3), st.integers(0, 50))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_halves_are_disjoint_whole_and_balanced(target, seed):
     task = tasks.binary(source(), target, seed)
     a, b = task.halves["a"], task.halves["b"]
@@ -107,3 +107,126 @@ def test_originals_measure_each_half_and_the_whole():
     def predict(x):  # the class stands in the first pixel: an original that is always right
         return torch.nn.functional.one_hot((x[:, 0, 0, 0] * 255).round().long(), 4).float() * 9
     assert tasks.originals(task, predict) == {s: {"all": 1.0, "restricted": 1.0} for s in ("a", "b", "paper")}
+
+
+def test_multiclass_takes_all_images_of_its_classes_in_the_order_given():
+    task = tasks.multiclass(source(), [3, 0])
+    assert torch.bincount(task.train.labels).tolist() == [8, 20]
+    assert task.train.images[:, 0, 0, 0].tolist() == [3] * 8 + [0] * 20
+    assert (task.classes, task.n_classes, task.name) == ((3, 0), 2, "classes3_0")
+
+
+@given(st.permutations(range(4)), st.integers(2, 4), st.integers(0, 9))
+@settings(max_examples=20)
+def test_each_label_of_a_multiclass_problem_is_one_class_and_halves_are_balanced(order, n, shots):
+    classes = order[:n]
+    task = tasks.multiclass(source((20, 20, 20, 10)), classes, shots=shots)
+    for split in (task.train, task.test, *task.halves.values()):
+        assert [classes[label] for label in split.labels.tolist()] == split.images[:, 0, 0, 0].tolist()
+    if shots:
+        assert torch.bincount(task.train.labels).tolist() == [shots] * n
+    a, b = (torch.bincount(task.halves[h].labels).tolist() for h in "ab")
+    assert a == b
+
+
+def test_shots_follow_from_the_seed():
+    toy = source()
+    first, again, other = (tasks.multiclass(toy, [0, 1], seed=s, shots=5).train.images for s in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(("kwargs", "text"), [
+    ({"classes": [1]}, r"classes are \[1\]: a multi-class problem needs at least two"),
+    ({"classes": [1, 4]}, "class 4 is unknown: toy has classes 0 to 3"),
+    ({"classes": [1, -1]}, "class -1 is unknown"),
+    ({"classes": [1, 2, 1]}, "class 1 is listed 2 times: list each class once"),
+    ({"classes": [0, 3], "shots": 9}, "shots is 9: allowed are 0 .all. to 8"),
+    ({"classes": [0, 3], "shots": -1}, "shots is -1"),
+])
+def test_bad_multiclass_problems(kwargs, text):
+    with pytest.raises(ValueError, match=text):
+        tasks.multiclass(source(), **kwargs)
+
+
+@pytest.mark.parametrize(("dataset", "n_groups", "n_classes"), [("cifar100", 20, 100), ("imagenet", 67, 1000)])
+def test_the_superclasses_hold_every_class_once(dataset, n_groups, n_classes):
+    single = [8, 10, 34] if dataset == "imagenet" else []
+    groups = [tasks.superclass(dataset, index) for index in range(n_groups) if index not in single]
+    for index in single:
+        with pytest.raises(ValueError, match=rf"superclass {index} \(.*\) holds a single class"):
+            tasks.superclass(dataset, index)
+    classes = [c for _, members in groups for c in members]
+    assert len(set(classes)) == len(classes) == n_classes - len(single)
+    assert len({name for name, _ in groups}) == n_groups - len(single)
+    if dataset == "cifar100":
+        assert all(len(members) == 5 for _, members in groups)
+
+
+def test_superclasses_have_the_papers_numbers():
+    assert tasks.superclass("cifar100", 0) == ("aquatic_mammals", ("beaver", "dolphin", "otter", "seal", "whale"))
+    assert tasks.superclass("cifar100", 19)[0] == "vehicles_2"
+    assert tasks.superclass("imagenet", 1) == ("shark", ("n01484850", "n01491361", "n01494475", "n02536864"))
+    assert tasks.superclass("imagenet", 66)[0] == "fungus"
+
+
+@pytest.mark.parametrize(("dataset", "index", "text"), [
+    ("cifar100", 20, "target_superclass_idx is 20: cifar100 has superclasses 0 to 19"),
+    ("imagenet", 67, "target_superclass_idx is 67: imagenet has superclasses 0 to 66"),
+    ("imagenet", 10, r"8 \(dinosaur\), 10 \(trilobite\), 34 \(armadillo\); the other 64 can be run"),
+    ("cifar10", 0, "cifar10 has no superclasses: those of cifar100 and imagenet are known; give classes or n_classes"),
+])
+def test_superclasses_that_cannot_be_run(dataset, index, text):
+    with pytest.raises(ValueError, match=text):
+        tasks.superclass(dataset, index)
+
+
+def test_a_problem_is_named_in_exactly_one_way():
+    assert tasks.problem(source(), target_class=2).name == "binary2"
+    assert tasks.problem(source(), classes="d, 0").classes == (3, 0)
+    with pytest.raises(ValueError, match="given are none of target_class, target_superclass_idx, classes, n_cl"):
+        tasks.problem(source())
+    with pytest.raises(ValueError, match="given are classes, n_classes of .* give exactly one"):
+        tasks.problem(source(), classes="a,b", n_classes=2)
+    with pytest.raises(ValueError, match="class 'e' is unknown to toy: allowed are numbers 0 to 3 and names such as"):
+        tasks.problem(source(), classes="a,e")
+
+
+def test_random_groups_follow_from_the_seed():
+    groups = {seed: tasks.problem(source(), n_classes=2, seed=seed).classes for seed in range(8)}
+    assert groups[3] == tasks.problem(source(), n_classes=2, seed=3).classes
+    assert len(set(groups.values())) > 2
+    assert all(len(set(g)) == 2 for g in groups.values())
+    for n in (1, 5):
+        with pytest.raises(ValueError, match=f"n_classes is {n}: a random group of toy has 2 to 4"):
+            tasks.problem(source(), n_classes=n)
+
+
+def test_the_multiclass_originals_by_hand():
+    logits = torch.tensor([[5.0, 1.0, 2.0, 0.0],   # among all: 0; among {2, 1}: 2
+                           [0.0, 3.0, 1.0, 2.0],   # both: 1
+                           [0.0, 1.0, 2.0, 2.0]])  # a tie of 2 and 3 goes to the target's class
+    task = tasks.multiclass(source(), [2, 1])
+    assert task.original_all(lambda x: x)(logits).argmax(1).tolist() == [2, 1, 0]  # 2: none of the target's
+    assert task.original_restricted(lambda x: x)(logits).argmax(1).tolist() == [0, 1, 0]
+    whole = tasks.multiclass(source(), [3, 2, 1, 0])
+    assert whole.original_all(lambda x: x)(logits).argmax(1).tolist() == [3, 2, 0]
+
+
+@given(st.integers(2, 4), st.integers(0, 100))
+@settings(max_examples=20)
+def test_restricting_never_makes_the_original_worse(n, seed):
+    task = tasks.problem(source(), n_classes=n, seed=seed)
+    torch.manual_seed(seed)
+    weights = torch.randn(16, 4)
+    found = tasks.originals(task, lambda x: x.flatten(1) @ weights)
+    assert all(part["restricted"] >= part["all"] for part in found.values())
+
+
+def test_a_head_that_begins_as_the_restricted_original_agrees_with_it():
+    from seamlib import models
+
+    logits = torch.rand(50, 6)
+    head = models.new_head(6, 3, [4, 0, 5])
+    assert torch.equal(head(logits), evaluate.restrict(lambda x: x, [4, 0, 5])(logits))
+    assert not torch.equal(models.new_head(6, 3)(logits), head(logits))
