@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "bf16")
 PACKAGES = ("seamlib", "torch", "torchvision", "numpy", "safetensors", "fvcore", "mlxtend", "papermill",
-            "jupyter-book", "deepsparse")
+            "jupyter-book", "onnx", "onnxruntime", "deepsparse")
 
 
 def device(name: str = "auto") -> torch.device:

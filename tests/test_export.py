@@ -1,0 +1,51 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from seamlib import export, masks, models
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed (it has no wheel that goes with this Python)")
+
+
+@pytest.fixture
+def small():
+    """A ResNet20 with half of its weights masked away, and a head."""
+    body = models.build("resnet20-cifar10")
+    for module in body.modules():  # statistics of a trained model: batch norm must be folded exactly
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2), module.running_var.uniform_(0.5, 2)
+    mask = {n: torch.rand_like(p) > 0.5 for n, p in body.named_parameters() if n in masks.maskable(body)}
+    return torch.nn.Sequential(masks.apply_masks(body, mask), models.new_head(10, 2)).eval()
+
+
+def test_zeros_survive_and_the_model_is_unchanged(small, tmp_path):
+    before = copy.deepcopy(small.state_dict())
+    path = export.export_onnx(small.train(), torch.rand(2, 3, 32, 32), tmp_path / "model.onnx")
+    assert small.training
+    assert all(torch.equal(v, before[k]) for k, v in small.state_dict().items())
+    graph = onnx.load(str(path)).graph
+    arrays = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+    kernels = [arrays[node.input[1]] for node in graph.node if node.op_type == "Conv"]
+    expected = [m.weight for m in small.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert sorted(int(np.count_nonzero(k)) for k in kernels) == sorted(int(w.count_nonzero()) for w in expected)
+    assert [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == [2, 3, 32, 32]
+
+
+def test_a_failed_export_leaves_what_was_there(tmp_path):
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            raise RuntimeError("no")
+    path = tmp_path / "model.onnx"
+    path.write_text("before")
+    with pytest.raises(RuntimeError, match="no"):
+        export.export_onnx(Odd(), torch.rand(1, 2), path)
+    assert path.read_text() == "before"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_without_onnx_the_error_says_how_to_get_it(small, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(ModuleNotFoundError, match="needs the package onnx: pip install onnx"):
+        export.export_onnx(small, torch.rand(1, 3, 32, 32), tmp_path / "model.onnx")
