@@ -31,9 +31,11 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
 
     Layers with a density of their own: convolutions (grouped and transposed ones too), linear layers, and the four
     projections of nn.MultiheadAttention. All else (pooling, normalisation, the products of queries with keys and of
-    attention with values, bare parameters) counts the same in both. Raises ValueError for a model in train mode.
+    attention with values, bare parameters, a layer's weight used outside of the layer) counts the same in both. Raises
+    ValueError for a model in train mode.
     """
     from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import bmm_flop_jit
 
     if model.training:
         raise ValueError(f"{type(model).__name__} is in train mode: call model.eval() first")
@@ -46,11 +48,12 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
                 hooks.callback(handle.remove)
         analysis = FlopCountAnalysis(model, example)
         analysis.set_op_handle("aten::scaled_dot_product_attention", _attention)
+        analysis.set_op_handle("aten::baddbmm", lambda inputs, outputs: bmm_flop_jit(inputs[1:3], outputs))
         counts, uncounted = analysis.by_module(), dict(analysis.unsupported_ops())
     by_layer: dict[str, tuple[int, float]] = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            for part, n, weight in _projections(module, tokens.get(name, [0, 0, 0])):
+        if isinstance(module, nn.MultiheadAttention) and name in tokens:
+            for part, n, weight in _projections(module, tokens[name]):
                 by_layer[f"{name}.{part}" if name else part] = (n * weight.numel(), n * int(weight.count_nonzero()))
         elif isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and counts[name]:
             by_layer[name] = (counts[name], counts[name] * int(module.weight.count_nonzero()) / module.weight.numel())

@@ -23,6 +23,7 @@ from .stream import Files
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
+STREAMED_AT_ONCE = 32  # images of 224 pixels a batch when they are only measured
 PADDING = 4  # pixels of black around a training image before it is cropped to its own size
 NAMES = ("mnist5k", "cifar10", "cifar100", "imagenet", "folder:PATH")
 
@@ -188,6 +189,15 @@ def _decode(path: Path) -> np.ndarray:
         raise ValueError(f"{path} is damaged or no image ({e}): replace or remove it") from e
 
 
+def check(split: Samples) -> None:
+    """Decode every image of a split on disk once, in parallel; ValueError names the first that is damaged.
+
+    For before a long search. A split in memory has been decoded already.
+    """
+    if isinstance(split, Files):
+        stream.check(split)
+
+
 class Batches:
     """A split as an iterable of (images float32 [B, C, H, W] in [0, 1], labels [B]) on a device.
 
@@ -237,7 +247,11 @@ class Batches:
 
 def batches(split: Samples, batch_size: int, device: torch.device | str = "cpu", *, seed: int | None = None,
             flip: bool = False) -> Batches | stream.Streamed:
-    """Batches of `split`, from memory or disk: shuffled and augmented if `seed` is given, else in order."""
+    """Batches of `split`, from memory or disk: shuffled and augmented if `seed` is given, else in order.
+
+    Images on disk are large: in order they come at most STREAMED_AT_ONCE at a time, so that measuring fits in memory.
+    """
     if isinstance(split, Files):
-        return stream.Streamed(split, batch_size, device, seed=seed, flip=flip)
+        at_once = batch_size if seed is not None else min(batch_size, STREAMED_AT_ONCE)
+        return stream.Streamed(split, at_once, device, seed=seed, flip=flip)
     return Batches(split, batch_size, device, seed=seed, flip=flip)

@@ -24,7 +24,8 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path | str) -> Path:
     try:
         import onnx  # noqa: F401 (torch's exporter wants it)
     except ModuleNotFoundError as e:
-        raise ModuleNotFoundError("ONNX export needs the package onnx: pip install onnx==1.14.1 'numpy<2'") from e
+        raise ModuleNotFoundError("ONNX export needs the package onnx: pip install onnx (beside DeepSparse: "
+                                  "pip install onnx==1.14.1 'numpy<2', Python 3.11 or older)") from e
     plain = copy.deepcopy(model).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     with runtime.atomic(path) as part, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # that this exporter is the older one

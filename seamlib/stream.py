@@ -37,15 +37,18 @@ class Files:
 def listed(folder: Path, classes: Sequence[str]) -> Files:
     """The files in the class folders of `folder`, by class, then by name. A class without a folder has no file.
 
-    Raises FileNotFoundError if there is no folder, ValueError for one that is no class.
+    Raises FileNotFoundError if there is no folder or no image in any, ValueError for a folder that is no class.
     """
+    layout = f"expected {folder}/<WordNet id>/*.JPEG, a folder for each class"
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}: expected a folder for each class in it, named by its WordNet id, "
-                                "with its images, as ImageNet's train and val come")
+        raise FileNotFoundError(f"no folder {folder}: {layout}")
     if unknown := {p.name for p in folder.iterdir() if p.is_dir()} - set(classes):
         raise ValueError(f"{folder} has a folder {min(unknown)!r} that is no class of this data set: remove it")
     found = [(str(p), label) for label, c in enumerate(classes)
              for p in sorted((folder / c).glob("*")) if p.suffix.lower() in SUFFIXES]
+    if not found:
+        raise FileNotFoundError(f"no image in the class folders of {folder}: {layout}; ImageNet's validation images "
+                                "come in one folder and have to be sorted into theirs")
     return Files(np.array([p for p, _ in found], dtype=np.str_), torch.tensor([y for _, y in found], dtype=torch.int64))
 
 
@@ -130,7 +133,7 @@ class _Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
         seed = np.random.default_rng((self.seed or 0, self.number, i)).integers(2**63)
         with torch.random.fork_rng([]):
-            torch.manual_seed(int(seed))
+            torch.default_generator.manual_seed(int(seed))  # torch.manual_seed would seed the caller's CUDA too
             top, left, height, width = RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])
             mirrored = self.flip and bool(torch.rand(()) < 0.5)
         image = vision.resized_crop(image, top, left, height, width, [SIZE, SIZE])

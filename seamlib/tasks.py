@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from .data import Samples, Source, batches
+from .data import Files, Samples, Source, batches
 from .evaluate import Predict, accuracy, among_all, one_vs_rest, restrict, standard_error
 from .superclasses import groups
 
@@ -146,8 +147,9 @@ def _present(source: Source, classes: Sequence[int]) -> None:
         counts = torch.bincount(split.labels, minlength=len(source.classes))
         for c in classes:
             if counts[c] == 0:
-                raise ValueError(f"{source.name}: class {source.classes[c]} has no {part} image: add its folder, or "
-                                 "choose a problem without it")
+                where = f" in {Path(split.paths[0]).parents[1]}" if isinstance(split, Files) else ""
+                raise ValueError(f"{source.name}: class {source.classes[c]} has no {part} image{where}: add its "
+                                 "folder, or choose a problem without it")
 
 
 def _balanced(split: Samples, target: int, seed: int) -> Samples:

@@ -23,6 +23,7 @@ WARMUP = 5  # calls of each model before any is timed
 TOLERANCE = 1e-3  # absolute and relative: far above fp32's rounding (1e-5), far below what moves an arg max
 BUSY, SPREAD = 0.10, 1.5  # a run is noisy if others had more of the cores, or if p90 is more than so many medians
 FEATURES = ("fma", "avx", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", "asimd")
+TOPOLOGY = Path("/sys/devices/system/cpu")
 Call = Callable[[], np.ndarray]
 
 
@@ -32,7 +33,7 @@ class Latency:
 
     by_model: dict[str, dict[str, float]]  #: median, p10 and p90 in seconds a call; error: the largest against torch
     threads: int  #: cores the engine was allowed to use
-    others: float | None  #: share of the machine's core time that other work took meanwhile; None if not known
+    others: float | None  #: share of the machine's core time that other work took, from ticks of 0.01 s; or None
     noisy: bool  #: whether `others` or the spread says that these times are not to be trusted
 
 
@@ -55,11 +56,11 @@ def latency(models: Mapping[str, nn.Module | Path], x: Tensor, engine: str, *, e
             rounds: int = 30, threads: int | None = None) -> Latency:
     """Time one call of each of `models` on `x`, float32 images [B, C, H, W], by `engine`.
 
-    `models`: modules for torch, ONNX files for `x`'s batch size (`export.export_onnx`) for the others. `expected`:
-    torch's output for each; an engine that gives another is refused with ValueError. After the warm-up come `rounds`
-    rounds; in each every model is called once, first to last and last to first in turn. `threads`: default, all cores
-    that this process may use. With torch, models and `x` may be on a GPU. Raises ModuleNotFoundError for an engine that
-    is not installed, ValueError for bad arguments.
+    `models`: modules in eval mode for torch, ONNX files for `x`'s batch size (`export.export_onnx`) for the others.
+    `expected`: torch's output for each; an engine that gives another is refused with ValueError. After the warm-up come
+    `rounds` rounds; in each every model is called once, first to last and last to first in turn. `threads`: default,
+    all physical cores that this process may use. With torch, models and `x` may be on a GPU. Raises ModuleNotFoundError
+    for an engine that is not installed, ValueError for bad arguments.
     """
     runtime.check_choice("engine", engine, ENGINES)
     if engine not in installed():
@@ -68,6 +69,9 @@ def latency(models: Mapping[str, nn.Module | Path], x: Tensor, engine: str, *, e
     if rounds < 1 or len(x) < 1 or not models or (threads is not None and threads < 1):
         raise ValueError(f"rounds is {rounds}, images are {len(x)}, models are {len(models)}, threads is {threads}: "
                          "each must be at least 1")
+    if unknown := models.keys() - expected.keys():
+        raise ValueError(f"expected has no output for {', '.join(sorted(unknown))}: give torch's output on `x` for "
+                         "each of the models")
     threads = threads or _usable_cores()
     with _threads(threads), torch.no_grad():
         calls = {name: _compiled(name, model, x, engine, threads) for name, model in models.items()}
@@ -98,11 +102,9 @@ def _compiled(name: str, model: nn.Module | Path, x: Tensor, engine: str, thread
         raise ValueError(f"{name!r} is a {type(model).__name__}: engine torch takes modules, onnxruntime and "
                          "deepsparse take the ONNX files that seamlib.export.export_onnx writes")
     if isinstance(model, nn.Module):
-        module = model.eval()
-
-        def call() -> np.ndarray:
-            return module(x).cpu().numpy()  # waits for the GPU, if it is one
-        return call
+        if model.training:
+            raise ValueError(f"{name!r} is in train mode: call model.eval() first")
+        return lambda: model(x).cpu().numpy()  # waits for the GPU, if it is one
     images = np.ascontiguousarray(x.cpu().numpy())
     if engine == "onnxruntime":
         import onnxruntime
@@ -130,7 +132,14 @@ def _error(name: str, found: np.ndarray, expected: Tensor, engine: str) -> float
 
 
 def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Physical cores that this process may use; CPUs, where the system does not say which of them share a core."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    cpus = os.sched_getaffinity(0)
+    try:
+        return len({(TOPOLOGY / f"cpu{c}/topology/thread_siblings_list").read_text() for c in cpus})
+    except OSError:
+        return len(cpus)
 
 
 @contextlib.contextmanager
@@ -149,9 +158,8 @@ def _work() -> tuple[float, float, float] | None:
         ticks = [int(t) for t in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     except (OSError, ValueError):
         return None
-    own = os.times()
     hertz = os.sysconf("SC_CLK_TCK")
-    return sum(ticks) / hertz, (sum(ticks) - ticks[3] - ticks[4]) / hertz, own.user + own.system
+    return sum(ticks) / hertz, (sum(ticks) - ticks[3] - ticks[4]) / hertz, time.process_time()
 
 
 def _others(before: tuple[float, float, float] | None, after: tuple[float, float, float] | None) -> float | None:

@@ -28,6 +28,15 @@ def test_counts_by_hand():
     assert cost.weights(model) == (108 + 6 + 450 + 3, 54 + 6 + 400 + 3)
 
 
+def test_grouped_convolutions_in_three_dimensions_by_hand():
+    model = nn.Sequential(nn.Conv3d(2, 4, 2, groups=2), nn.ConvTranspose2d(4, 6, 3, groups=2)).eval()
+    zero(model[0].weight, 0.25)
+    found = cost.flops(model[0], torch.rand(2, 2, 3, 3, 3))
+    assert found.by_layer == {"": (2 * 8 * 4 * 1 * 8, 384)}  # images, positions, channels out, in a group, kernel
+    found = cost.flops(model[1], torch.rand(1, 4, 5, 5))
+    assert found.dense == 25 * 4 * 3 * 9  # positions of the input, channels in, out a group, kernel
+
+
 def test_transposed_and_one_dimensional_convolutions_by_hand():
     model = nn.Sequential(nn.ConvTranspose1d(2, 4, 3, stride=2), nn.Conv1d(4, 2, 3)).eval()
     zero(model[0].weight, 0.5)
@@ -68,6 +77,38 @@ def test_attention_projections_by_hand(sizes):
     assert sparse.dense - sparse.sparse == 0.75 * own["key"] + 0.5 * own["out_proj"]
 
 
+@pytest.mark.parametrize("mask", [None, torch.ones(5, 5).triu(1).bool()])
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_the_products_of_attention_are_counted_in_each_way_it_is_computed(mask, need_weights):
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.idle = nn.MultiheadAttention(8, 2), nn.MultiheadAttention(8, 2)
+
+        def forward(self, x):
+            return self.attention(x, x, x, attn_mask=mask, need_weights=need_weights)[0]
+    found = cost.flops(Own().eval(), torch.rand(5, 1, 8))
+    assert found.dense == 4 * 5 * 8 * 8 + 2 * 5 * 5 * 8
+    assert set(found.by_layer) == {f"attention.{part}" for part in ("query", "key", "value", "out_proj")}
+
+
+def test_shared_weights_and_bare_parameters():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.tied, self.bare = nn.Linear(4, 4), nn.Linear(4, 4), nn.Parameter(torch.zeros(4, 4))
+            self.same, self.tied.weight = self.one, self.one.weight
+
+        def forward(self, x):
+            x = self.tied(self.same(self.one(x)))
+            return nn.functional.linear(x, self.one.weight) @ self.bare
+    model = Odd().eval()
+    zero(model.one.weight, 0.25)
+    found = cost.flops(model, torch.rand(1, 4))
+    assert found.by_layer == {"one": (32, 24), "tied": (16, 12)}  # twice the one layer, once its twin
+    assert (found.dense, found.sparse) == (80, 24 + 12 + 16 + 16)  # what no layer computes has no density of its own
+
+
 def test_an_encoder_layer_is_counted_operator_by_operator():
     model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval().requires_grad_(False)
     assert torch.backends.mha.get_fastpath_enabled()
@@ -78,6 +119,21 @@ def test_an_encoder_layer_is_counted_operator_by_operator():
     projections = {f"self_attn.{part}" for part in ("query", "key", "value", "out_proj")}
     assert set(found.by_layer) == projections | {"linear1", "linear2"}
     assert not any("attention" in op or "encoder" in op for op in found.uncounted)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_attentions_fast_path_is_as_before_even_after_an_error(fast):
+    class Odd(nn.Module):
+        def forward(self, x):
+            assert not torch.backends.mha.get_fastpath_enabled()
+            raise RuntimeError("no")
+    try:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        with pytest.raises(RuntimeError, match="no"):
+            cost.flops(Odd().eval(), torch.rand(1, 4))
+        assert torch.backends.mha.get_fastpath_enabled() is fast
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
 
 
 def test_what_could_not_be_counted_is_listed():

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from seamlib import export, masks, models
+from seamlib import export, masks, models, timing
 
-onnx = pytest.importorskip("onnx", reason="onnx is not installed (it has no wheel that goes with this Python)")
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 
 
 @pytest.fixture
@@ -27,10 +27,23 @@ def test_zeros_survive_and_the_model_is_unchanged(small, tmp_path):
     assert all(torch.equal(v, before[k]) for k, v in small.state_dict().items())
     graph = onnx.load(str(path)).graph
     arrays = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
-    kernels = [arrays[node.input[1]] for node in graph.node if node.op_type == "Conv"]
-    expected = [m.weight for m in small.modules() if isinstance(m, torch.nn.Conv2d)]
+    kernels = [arrays[node.input[1]] for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    expected = [m.weight for m in small.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    assert not any(node.op_type == "BatchNormalization" for node in graph.node)  # it is folded into the convolutions
     assert sorted(int(np.count_nonzero(k)) for k in kernels) == sorted(int(w.count_nonzero()) for w in expected)
     assert [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == [2, 3, 32, 32]
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "deepsparse"])
+def test_a_masked_model_with_its_head_gives_torchs_output(small, engine, tmp_path):
+    if engine not in timing.installed():
+        pytest.skip(f"{engine} is not installed")
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = {"small": small(x)}
+    path = export.export_onnx(small, x, tmp_path / "model.onnx")
+    found = timing.latency({"small": path}, x, engine, expected=expected, rounds=1, threads=1)
+    assert found.by_model["small"]["error"] < 1e-4
 
 
 def test_a_failed_export_leaves_what_was_there(tmp_path):

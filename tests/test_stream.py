@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,26 @@ def test_a_superclass_has_its_labels_halves_and_shots(root):
         assert SHARKS[label] in path
 
 
+def test_a_selection_keeps_its_labels_or_takes_others(root):
+    files = data.load("imagenet", root).train
+    some = files.select(torch.tensor([7, 2]))
+    assert some.paths.tolist() == [files.paths[7], files.paths[2]]
+    assert some.labels.tolist() == files.labels[[7, 2]].tolist()
+    masked = files.select(files.labels.numpy() == files.labels[0].item(), np.arange(5))
+    assert masked.paths.tolist() == files.paths[:5].tolist()
+    assert masked.labels.tolist() == [0, 1, 2, 3, 4]
+    assert len(masked) == 5
+
+
+def test_the_callers_generators_are_left_alone(root, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded the CUDA devices"))
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    list(stream.Streamed(data.load("imagenet", root).train, 8, seed=5, flip=True, workers=0))
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == states[1:]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker")  # on a machine with one core
 def test_batches_follow_from_the_seed_and_not_from_the_workers(root):
     files = data.load("imagenet", root).train
     state = torch.get_rng_state()
@@ -98,16 +120,26 @@ def test_a_damaged_file_is_named_before_the_search(root, workers, content):
 def test_missing_classes_and_folders(root, tmp_path):
     (root / "imagenet/val" / SHARKS[1]).rename(tmp_path / "gone")
     source = data.load("imagenet", root)
-    with pytest.raises(ValueError, match="imagenet: class n01491361 has no test image: add its folder"):
+    with pytest.raises(ValueError, match="imagenet: class n01491361 has no test image in .*/val: add its folder"):
         tasks.problem(source, target_superclass_idx=1)
-    with pytest.raises(ValueError, match="imagenet: class n01440764 has no training image"):
+    with pytest.raises(ValueError, match="imagenet: class n01440764 has no training image in .*/train: add"):
         tasks.problem(source, target_superclass_idx=0)
+    with pytest.raises(ValueError, match="class n01491361 has no test image in .*imagenet/val"):
+        tasks.problem(source, target_class=source.classes.index("n01491361"))
     assert tasks.problem(source, classes="n01484850,n01494475").n_classes == 2
     (root / "imagenet/val/sharks").mkdir()
     with pytest.raises(ValueError, match="has a folder 'sharks' that is no class of this data set: remove it"):
         data.load("imagenet", root)
-    with pytest.raises(FileNotFoundError, match=r"no folder .*imagenet/train: expected a folder for each class in it"):
+    with pytest.raises(FileNotFoundError, match="no folder .*imagenet/train: expected .*train/<WordNet id>/"):
         data.load("imagenet", tmp_path / "empty")
+
+
+def test_validation_images_in_one_folder_are_refused(root):
+    for path in (root / "imagenet/val").glob("*/*"):
+        path.rename(root / "imagenet/val" / path.name)
+    with pytest.raises(FileNotFoundError, match="no image in the class folders of .*/val: expected .*/<WordNet id>/.*"
+                                                "have to be sorted into theirs"):
+        data.load("imagenet", root)
 
 
 def test_resnet50_takes_a_batch_and_its_masks(root):
