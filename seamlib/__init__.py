@@ -4,6 +4,7 @@ from . import records as records, runtime as runtime
 from .cost import Flops as Flops, flops as flops, weights as weights
 from .data import Batches as Batches, Source as Source, Split as Split, batches as batches, load as load
 from .evaluate import accuracy as accuracy, one_vs_rest as one_vs_rest, restrict as restrict
+from .export import export_onnx as export_onnx
 from .finetune import Training as Training, finetune as finetune
 from .masks import (
     apply_masks as apply_masks,
@@ -15,6 +16,7 @@ from .masks import (
     save_masks as save_masks,
 )
 from .models import build as build, new_head as new_head, pretrained as pretrained
+from .restore import Restored as Restored, restore as restore
 from .search import (
     Reengineered as Reengineered,
     Search as Search,
@@ -23,4 +25,13 @@ from .search import (
     pick as pick,
     reengineer as reengineer,
 )
-from .tasks import Task as Task, binary as binary, originals as originals, target_accuracies as target_accuracies
+from .tasks import (
+    Task as Task,
+    binary as binary,
+    multiclass as multiclass,
+    originals as originals,
+    problem as problem,
+    superclass as superclass,
+    target_accuracies as target_accuracies,
+)
+from .timing import Latency as Latency, latency as latency

@@ -14,7 +14,7 @@ from conftest import ROOT, SHARED
 from seamlib import masks, records, search
 
 RESULTS = ROOT / "book" / "results"
-BINARY = sorted(RESULTS.glob("direct_binary/*.json"))
+DIRECT = sorted(RESULTS.glob("direct_*/*.json"))
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.rglob("*.json")), ids=lambda p: p.stem)
@@ -25,7 +25,7 @@ def test_every_kept_record_is_whole_and_named_by_its_content(path):
     assert not str(record.parameters.get("weights", "")).startswith("/")
 
 
-@pytest.mark.parametrize("path", BINARY, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", DIRECT, ids=lambda p: p.stem)
 def test_a_records_numbers_follow_from_its_history_and_its_masks(path):
     record = records.read(path)
     results = record.results
@@ -47,26 +47,58 @@ def test_a_records_numbers_follow_from_its_history_and_its_masks(path):
 
 
 @pytest.mark.skipif(not (SHARED / "weights/cifar10_resnet20.pt").is_file(), reason="the source weights are not at hand")
-def test_kept_masks_belong_to_the_papers_source_model():
+def test_kept_masks_belong_to_the_papers_source_models():
     from seamlib import models
 
-    model = models.pretrained("resnet20-cifar10", "", SHARED / "weights/cifar10_resnet20.pt")
-    for path in BINARY:
-        if records.read(path).parameters["dataset"] == "cifar10":
+    sources = {f"resnet20-{data}": models.pretrained(f"resnet20-{data}", "", SHARED / f"weights/{data}_resnet20.pt")
+               for data in ("cifar10", "cifar100")}
+    found = 0
+    for path in DIRECT:
+        p = records.read(path).parameters
+        if model := sources.get(f"{p['model']}-{p['dataset']}"):
             masks.load_masks(path.with_suffix(".safetensors"), model)
+            found += 1
+    assert found >= 41
 
 
-def test_all_ten_classes_are_there_with_the_default_preset():
-    (wanted,) = run.cells("cifar10", {})
-    kept = {records.key(records.read(p).parameters) for p in BINARY}
+@pytest.mark.parametrize(("preset", "n"), [("cifar10", 10), ("cifar100", 20), ("cifar100-binary", 10)])
+def test_all_problems_are_there_with_the_default_preset(preset, n):
+    wanted, _ = run.cells(preset, {})
+    kept = {records.key(records.read(p).parameters) for p in DIRECT}
+    assert len(wanted) == n
     assert {records.key(p) for _, p in wanted} <= kept
 
 
-def test_the_readme_states_what_the_records_say():
-    (wanted,) = run.cells("cifar10", {})
+def test_the_settings_of_the_superclasses_are_one_and_their_original_is_the_published_model():
+    found = [r for r in map(records.read, DIRECT) if r.task.startswith("superclass")]
+    assert len({records.key({**r.parameters, "target_superclass_idx": 0}) for r in found}) == 1
+    mean = np.mean([r.results["accuracy"]["original_all"] for r in found])  # 20 problems of 500 images: the test set
+    assert mean == pytest.approx(0.6883)
+
+
+def test_a_cost_record_counts_what_its_masks_keep():
+    for path in RESULTS.glob("inference_cost/*.json"):
+        record = records.read(path)
+        (of,) = [p for p in DIRECT if records.read(p).sha256["masks"] == record.sha256["masks of the record"]]
+        stored = masks.load_masks(of.with_suffix(".safetensors"))
+        new, old = record.results["reengineered"], record.results["original"]
+        mask = stored.masks["paper"].values()
+        kept, covered = sum(int(m.sum()) for m in mask), sum(m.numel() for m in mask)
+        head = sum(t.numel() for t in stored.heads["paper"].values())
+        assert new["weights"] == old["weights"] + head
+        most = kept + old["weights"] - covered + head  # normalisation is not masked; some kept weights may be 0
+        assert 0.99 * most <= new["weights_kept"] <= most
+        assert 0 < new["sparse"] < new["dense"]
+        assert record.results["accuracy"]["delivered"] == pytest.approx(
+            records.read(of).results["accuracy"]["paper"], abs=0.0005)
+
+
+@pytest.mark.parametrize(("preset", "n"), [("cifar10", 10), ("cifar100", 20)])
+def test_the_readme_states_what_the_records_say(preset, n):
+    wanted, _ = run.cells(preset, {})
     keys = {records.key(p) for _, p in wanted}
-    results = [r.results for r in map(records.read, BINARY) if records.key(r.parameters) in keys]
-    assert len(results) == 10
+    results = [r.results for r in map(records.read, DIRECT) if records.key(r.parameters) in keys]
+    assert len(results) == n
 
     def mean(quantity, name):
         return float(np.mean([r[quantity][name] for r in results]))  # as the page does it, to the last bit

@@ -86,6 +86,31 @@ def test_a_cell_runs_once_and_can_be_verified(runs, capfd):
     assert run.finished("direct_binary", run.checked("direct_binary", {**TINY, "runs": "runs/test"})) is None
 
 
+def test_the_other_direct_notebooks_run_and_can_be_verified(runs, capfd):
+    def cell(notebook, **given):
+        texts = (t for k, v in {"runs": "runs/test", **given}.items() for t in ("-p", f"{k}={v}"))
+        assert run.main(["cell", notebook, *texts]) == 0
+        return next((runs / notebook).glob("*.json"))
+    multi = cell("direct_multiclass", **TINY, classes="", n_classes="2")
+    assert records.read(multi).task == "random2_seed0"
+    assert run.main(["verify", str(multi)]) == 0
+    cost = cell("inference_cost", record="direct_multiclass/*", rounds="1", batch_sizes="2", floor_epochs="1")
+    latency = records.read(cost).results["latency"]
+    assert latency.keys() == {"torch", "onnxruntime", "deepsparse"}
+    assert latency["torch"]["2"]["by_model"].keys() == {"original", "reengineered"}
+    assert run.main(["verify", str(cost)]) == 0
+    assert "reengineered.sparse" in capfd.readouterr().out
+    scratch = cell("retrain", epochs="1", shots="20")
+    assert records.read(scratch).results["accuracy"].keys() == {"last", "paper"}
+    assert run.main(["verify", str(scratch)]) == 1
+    assert "the model that it trained is not kept: run its cell again" in capfd.readouterr().err
+
+
+def test_a_grid_over_kept_records_has_a_cell_for_each():
+    (stage,) = run.cells("cost", {})
+    assert len(stage) == len(list((ROOT / "book/results").glob("direct_*/*.json")))
+
+
 def test_a_failing_cell_says_why_in_the_last_lines(runs):
     done = subprocess.run([sys.executable, ROOT / "notebooks/run.py", "cell", "direct_binary", "-p", "protocol=best",
                            "-p", "runs=runs/test"], capture_output=True, text=True, timeout=120)
