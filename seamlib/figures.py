@@ -117,10 +117,10 @@ def by_class(axes: Sequence[Axes], classes: pd.DataFrame) -> Sequence[Axes]:
     left.set_yticks(rows, classes["class"])
     left.invert_yaxis()
     _percent(left, "x", "test accuracy")
-    left.legend(fontsize="small", loc="lower left")
+    left.legend(fontsize="small", loc="best")
     right.barh(rows, classes["kept"], color=SEAM)
     right.set_yticks(rows, [""] * len(rows))
-    right.invert_yaxis()
+    right.set_ylim(left.get_ylim())
     _percent(right, "x", "weights kept")
     return axes
 
