@@ -6,6 +6,7 @@ from .data import Batches as Batches, Source as Source, Split as Split, batches 
 from .evaluate import accuracy as accuracy, one_vs_rest as one_vs_rest, restrict as restrict
 from .export import export_onnx as export_onnx
 from .finetune import Training as Training, finetune as finetune
+from .indirect import Reuse as Reuse, Reused as Reused, reuse as reuse
 from .masks import (
     apply_masks as apply_masks,
     binarize as binarize,
@@ -15,8 +16,18 @@ from .masks import (
     masked_call as masked_call,
     save_masks as save_masks,
 )
-from .models import build as build, new_head as new_head, pretrained as pretrained
+from .models import build as build, new_head as new_head, pretrained as pretrained, split as split, student as student
 from .restore import Restored as Restored, restore as restore
+from .robustness import (
+    Attack as Attack,
+    Inherited as Inherited,
+    attack as attack,
+    craft as craft,
+    crafted as crafted,
+    inheritance as inheritance,
+    pgd as pgd,
+    white_box as white_box,
+)
 from .search import (
     Reengineered as Reengineered,
     Search as Search,
@@ -27,11 +38,13 @@ from .search import (
 )
 from .tasks import (
     Task as Task,
+    Transfer as Transfer,
     binary as binary,
     multiclass as multiclass,
     originals as originals,
     problem as problem,
     superclass as superclass,
     target_accuracies as target_accuracies,
+    transfer as transfer,
 )
 from .timing import Latency as Latency, latency as latency

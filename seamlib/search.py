@@ -33,7 +33,7 @@ class Search:
     target_accuracy: float | None = None  #: in [0, 1]; None: what the original reaches on the images that choose
     margin: float = 0.0  #: standard errors above the original that the automatic target asks for under crossfit
     max_removed: float | None = None  #: in [0, 1]; stop at, and take, the first epoch that removed this share
-    patience: int = 0  #: epochs below the target before the search gives up (paper's protocol alone); 0: never
+    patience: int = 0  #: epochs below the target before the search gives up, see `waited` (not crossfit); 0: never
     schedule: str = "constant"  #: course of rates and alpha over the search: "constant" or "anneal", see `rates`
     precision: str = "fp32"  #: of the training steps: "fp32" or "bf16"; accuracies are always measured in fp32
     seed: int = 0  #: of dropout; batches and head have their own
@@ -126,7 +126,12 @@ def pick(history: Sequence[Epoch], target: float, series: str = "accuracy") -> i
 
 
 def waited(history: Sequence[Epoch], target: float) -> int:
-    """Epochs below `target` since it was first reached, counted anew when int(1000 * kept) falls (SeaM's patience)."""
+    """Epochs below `target` since it was first reached, counted anew when int(1000 * kept) falls (SeaM's patience).
+
+    Without a target (infinity, as in indirect reuse): epochs since the highest accuracy minus kept fraction.
+    """
+    if math.isinf(target):
+        return len(history) - 1 - pick(history, target)
     reached, count, lowest = False, 0, 1000
     for epoch in history:
         reached = reached or epoch["accuracy"] >= target
@@ -235,7 +240,8 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     (`"paper"`). `targets`: the accuracy in [0, 1] that each series has to reach, unless `search.target_accuracy` says
     one for all; a series without a target picks by accuracy minus kept fraction. `names`: the parameters to mask
     (default: `maskable(model)`; none: the head alone is trained). `on_epoch` gets each epoch's dict: epoch, loss, kept,
-    accuracy, accuracy_<part>; its loss is the epoch's mean cross-entropy plus `search.alpha` times kept.
+    accuracy, accuracy_<part>; its loss is the epoch's mean cross-entropy plus, where there is a mask, `search.alpha`
+    times kept.
 
     `model` and `head` are unchanged; the search runs on the device of the model's weights. Raises ValueError for bad
     arguments, and SearchStopped, with the last good state, if the loss is not finite or nothing is kept.
@@ -261,7 +267,7 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
                 what = "keeps no weight any more" if math.isfinite(loss) else f"has a loss of {loss}"
                 raise SearchStopped(f"the search {what} at epoch {epoch}: lower alpha or the learning rates",
                                     found if found.picks else None)
-            record = {"epoch": float(epoch), "loss": loss + search.alpha * kept, "kept": kept}
+            record = {"epoch": float(epoch), "loss": loss + search.alpha * kept * bool(run.scores), "kept": kept}
             counts = {part: count_right(predict, batches) for part, batches in parts.items()}
             record["accuracy"] = sum(right for right, _ in counts.values()) / sum(n for _, n in counts.values())
             if len(parts) > 1:

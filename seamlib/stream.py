@@ -87,6 +87,15 @@ class Streamed:
         """Batches in one pass."""
         return -(-len(self.files) // self.batch_size)
 
+    @property
+    def position(self) -> Tensor:
+        """What the passes to come depend on: set to what it was, they come again."""
+        return torch.tensor(self.passes)
+
+    @position.setter
+    def position(self, passes: Tensor) -> None:
+        self.passes = int(passes)
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         n = len(self.files)
         order = np.arange(n)

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from . import runtime
 from .data import Files, Samples, Source, batches
 from .evaluate import Predict, accuracy, among_all, one_vs_rest, restrict, standard_error
 from .superclasses import groups
 
 HALVES_SEED = 0  # splits the test set in two; part of the protocol, not a parameter
+HOLDOUT, HOLDOUT_SEED = 0.1, 0  # share of each class's training images that chooses, and what draws it; likewise
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,38 @@ class Task:
     original_all: Callable[[Predict], Predict]  #: the source model's answer, choosing among all its outputs
     original_restricted: Callable[[Predict], Predict]  #: its answer when told that only the target's classes can occur
     classes: tuple[int, ...] = ()  #: multi-class: the source model's class number of each label
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """All classes of a data set as the target of indirect reuse. `val` chooses epochs, `test` is only reported."""
+
+    name: str
+    n_classes: int
+    train: Samples
+    val: Samples
+    test: Samples
+
+
+def transfer(source: Source, seed: int = 0, shots: int = 0, protocol: str = "holdout") -> Transfer:
+    """The classes of `source`, as they are numbered, for a model that was trained on others (SeaM, section 4.4).
+
+    `shots` > 0 keeps that many training images of each class, drawn with `seed`. `protocol` "holdout": a tenth of the
+    training images of each class, always the same, chooses; "paper": the test set does, and all others train.
+    """
+    runtime.check_choice("protocol", protocol, ("holdout", "paper"))
+    train = _shots(source.train, shots, seed)
+    if protocol == "paper":
+        return Transfer(source.name, len(source.classes), train, source.test, source.test)
+    rng, labels = np.random.default_rng(HOLDOUT_SEED), train.labels.numpy()
+    out = np.zeros(len(labels), bool)
+    for c in range(len(source.classes)):
+        of_class = np.flatnonzero(labels == c)
+        if len(of_class) < 2:
+            raise ValueError(f"class {source.classes[c]!r} has {len(of_class)} training images: "
+                             "holdout needs at least 2")
+        out[rng.permutation(of_class)[:max(1, round(HOLDOUT * len(of_class)))]] = True
+    return Transfer(source.name, len(source.classes), train.select(~out), train.select(out), source.test)
 
 
 def binary(source: Source, target_class: int, seed: int = 0, shots: int = 0) -> Task:

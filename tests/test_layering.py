@@ -6,11 +6,14 @@ import pytest
 from conftest import ROOT
 
 MAY_USE = {
-    "runtime": set(), "stream": set(), "superclasses": set(), "masks": {"runtime"},
-    "data": {"runtime", "stream", "superclasses"}, "models": {"runtime"}, "evaluate": {"runtime"},
+    "runtime": set(), "stream": set(), "cache": {"runtime"}, "layouts": {"stream"}, "remos": {"evaluate", "masks"},
+    "superclasses": set(), "masks": {"runtime"},
+    "data": {"runtime", "stream", "superclasses", "layouts"}, "models": {"runtime"}, "evaluate": {"runtime"},
     "cost": {"runtime"}, "timing": {"runtime"}, "export": {"runtime"}, "records": {"runtime"}, "figures": set(),
-    "search": {"runtime", "masks", "evaluate"}, "finetune": {"runtime", "evaluate"},
-    "tasks": {"data", "evaluate", "superclasses"},
+    "search": {"runtime", "masks", "evaluate"}, "finetune": {"runtime", "evaluate", "cache"},
+    "tasks": {"runtime", "data", "evaluate", "superclasses"},
+    "robustness": {"runtime", "cache", "evaluate"},
+    "indirect": {"runtime", "cache", "data", "stream", "finetune", "models", "remos", "search", "masks", "tasks"},
     "restore": {"runtime", "data", "masks", "models", "tasks", "search", "records"},
 }
 WITHOUT_TORCH = {"records", "figures"}
