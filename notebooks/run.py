@@ -107,14 +107,15 @@ def finished(notebook: str, parameters: dict[str, Any]) -> Path | None:
         with contextlib.suppress(ValueError, OSError):
             record = records.read(path)
             if record.parameters.get("weights") == parameters.get("weights"):
-                files_of(record, path)  # raises if the weights it made are gone or are another run's
+                for file in files_of(record, path):  # raises if the weights it made are another run's
+                    file.stat()
                 return path
     return None
 
 
 def files_of(record: records.Record, path: Path) -> list[Path]:
-    """What belongs to the record at `path`: its masks, the weights that it trained, or nothing."""
-    if "masks" in record.sha256:
+    """What belongs to the record at `path`: its masks or student, the weights that it trained, or nothing."""
+    if "masks" in record.sha256 or record.experiment == "indirect_reuse":
         return [path.with_suffix(".safetensors")]
     if record.experiment != "train_source":
         return []
@@ -174,10 +175,14 @@ def cells(preset: str, given: dict[str, Any]) -> list[list[tuple[str, dict[str, 
 
 
 def _values(value: Any) -> list[Any]:
-    """The values of one axis: a list as it is; for "records:PATTERN", the stems of the kept records that match."""
+    """The values of one axis: a list as it is; for "records:PATTERN", the stems of the records that match.
+
+    Those that are kept and those in runs/.
+    """
     if isinstance(value, str) and value.startswith("records:"):
         pattern = value.removeprefix("records:")
-        return sorted(p.relative_to(KEPT).with_suffix("").as_posix() for p in KEPT.glob(f"{pattern}.json"))
+        return sorted({p.relative_to(folder).with_suffix("").as_posix() for folder in (KEPT, ROOT / "runs")
+                       for p in folder.glob(f"{pattern}.json")})
     return value if isinstance(value, list) else [value]
 
 

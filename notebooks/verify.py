@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seamlib import cost, data, evaluate, masks, records, tasks
-from seamlib.restore import restore, source_model
+from seamlib import cost, data, evaluate, masks, models, records, robustness, tasks
+from seamlib.restore import restore, restore_student, source_model
 
 TOLERANCE = 0.0005 + 1e-9  # 0.05 points: another machine may round the last bit of a logit otherwise
+ATTACKED = 0.001 + 1e-9  # 0.1 points: an attack takes forty steps, each of the sign of a rounded gradient
 Numbers = dict[str, tuple[float, float, float]]
 
 
@@ -25,6 +26,12 @@ def recompute(record: records.Record, path: Path, root: Path) -> Numbers:
         return {"accuracy.source": (record.results["accuracy"]["source"], found, TOLERANCE)}
     if record.experiment == "inference_cost":
         return _cost(record, path.parent.parent, root)
+    if record.experiment == "indirect_reuse":
+        return _student(record, path.with_suffix(".safetensors"), root)
+    if record.experiment == "defect_inheritance":
+        return _defects(record, path.parent.parent, root)
+    if record.experiment == "threshold_study":
+        raise ValueError("the students that it made are not kept: run its cell again")
     return _direct(record, path.with_suffix(".safetensors"), root)
 
 
@@ -43,6 +50,31 @@ def _direct(record: records.Record, mask_file: Path, root: Path) -> Numbers:
     stated = record.results
     return {**{f"accuracy.{k}": (stated["accuracy"][k], v, TOLERANCE) for k, v in accuracy.items()},
             **{f"kept_fraction.{k}": (stated["kept_fraction"][k], v, 0.0) for k, v in kept.items()}}
+
+
+def _student(record: records.Record, student_file: Path, root: Path) -> Numbers:
+    restored = restore_student(record, student_file, root)
+    size = models.SIZES.get(record.parameters["model"], 0)
+    found = evaluate.accuracy(restored.student, data.batches(restored.problem.test, 256, size=size))
+    return {"accuracy": (record.results["accuracy"], found, TOLERANCE)}
+
+
+def _defects(record: records.Record, results: Path, root: Path) -> Numbers:
+    """The attack is made again, unless its images are still in runs/: minutes for each thousand images."""
+    student = record.sha256["student"]
+    of = next((r for r in records.read_all(results, "indirect_reuse") if r.sha256["student"] == student), None)
+    if of is None:
+        raise FileNotFoundError(f"no indirect_reuse record with student {student[:12]}... in {results}")
+    restored = restore_student(of, results / f"{of.stem}.safetensors", root)
+    p, size = record.parameters, models.SIZES.get(of.parameters["model"], 0)
+    attack = robustness.attack(p["attack"], p["iterations"], p["eps"] or None)
+    test = data.batches(data.spread(restored.problem.test, record.results["n"]), 256, size=size)
+    adversarial = robustness.crafted(restored.body, test, attack, p["seed"], root / p["runs"] / "adversarial")
+    found = robustness.inheritance(restored.student, test, adversarial)
+    stated, numbers = record.results, {"accuracy": (record.results["accuracy"], found.accuracy, TOLERANCE)}
+    if found.rate is not None:
+        numbers[f"dir_{p['attack']}"] = (stated[f"dir_{p['attack']}"], found.rate, ATTACKED)
+    return numbers
 
 
 def _cost(record: records.Record, results: Path, root: Path) -> Numbers:

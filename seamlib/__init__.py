@@ -17,7 +17,13 @@ from .masks import (
     save_masks as save_masks,
 )
 from .models import build as build, new_head as new_head, pretrained as pretrained, split as split, student as student
-from .restore import Restored as Restored, restore as restore
+from .restore import (
+    Restored as Restored,
+    RestoredStudent as RestoredStudent,
+    restore as restore,
+    restore_student as restore_student,
+    save_student as save_student,
+)
 from .robustness import (
     Attack as Attack,
     Inherited as Inherited,

@@ -103,6 +103,24 @@ def load(name: str, root: Path | str, download: bool = True) -> Source:
     return Source(name, classes, train, test, flip=train.images.shape[1] > 1, digest=digest)
 
 
+def class_names(name: str) -> tuple[str, ...]:
+    """Names of the classes of a data set that models come trained on, without loading it: `models.CLASSES`."""
+    if name == "mnist5k" or name in DIGITS:
+        return tuple(map(str, DIGITS.get(name, range(10))))
+    return CIFAR10_CLASSES if name == "cifar10" else superclasses.classes(name)
+
+
+def spread(split: Samples, n: int) -> Samples:
+    """The first samples of each class, as equally many of each as `n` in all allows; ValueError if there are fewer."""
+    if not 0 <= n <= len(split):
+        raise ValueError(f"{n} samples are wanted: there are 0 to {len(split)}")
+    labels = split.labels.numpy()
+    rank = np.zeros(len(labels), int)  # position within its class
+    for c in np.unique(labels):
+        rank[labels == c] = np.arange((labels == c).sum())
+    return split.select(np.sort(np.lexsort((labels, rank))[:n]))
+
+
 def canonical(images: np.ndarray, labels: np.ndarray) -> Split:
     """Split of uint8 images [N, C, H, W] and labels [N], sorted by label, then by SHA-256 of the pixels."""
     keys = [(int(label), hashlib.sha256(image.tobytes()).digest()) for image, label in zip(images, labels, strict=True)]

@@ -86,6 +86,23 @@ def one_vs_rest(predict: Predict, target: int, corrected: bool) -> Predict:
     return answer
 
 
+def probe(model: Predict, train: Iterable[Batch], test: Iterable[Batch]) -> float:
+    """Accuracy on `test`, in [0, 1], of a logistic regression on the rectified outputs of `model`, fitted to `train`.
+
+    What an untrained head over a model that stays as it is can reach, without a choice of rates or epochs. `model` maps
+    images [B, ...] to outputs [B, n]; batches are (images, labels [B]).
+    """
+    from sklearn.linear_model import LogisticRegression  # a second to import
+
+    def outputs(batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+        parts = [(model(x).relu().cpu(), y.cpu()) for x, y in batches]
+        return torch.cat([z for z, _ in parts]), torch.cat([y for _, y in parts])
+    with measuring():
+        (x, y), (x_test, y_test) = outputs(train), outputs(test)
+    fitted = LogisticRegression(max_iter=2000).fit(x.numpy(), y.numpy())
+    return float(fitted.score(x_test.numpy(), y_test.numpy()))
+
+
 def standard_error(accuracy: float, n: int) -> float:
     """Binomial standard error, in [0, 0.5], of an accuracy measured on `n` samples."""
     return float((accuracy * (1 - accuracy) / n) ** 0.5)

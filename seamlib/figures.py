@@ -103,6 +103,21 @@ def speed(ax: Axes, times: pd.DataFrame, multiply_adds: float) -> Axes:
     return ax
 
 
+def thresholds(ax: Axes, table: pd.DataFrame) -> Axes:
+    """Accuracy and defect inheritance rate against the share of weights removed; columns `removed`, `accuracy`, `dir`.
+
+    All in [0, 1]; a row a student.
+    """
+    for column, label, colour, marker in (("accuracy", "accuracy", SEAM, "o"),
+                                          ("dir", "defect inheritance rate", CONTROL, "^")):
+        ax.plot(table["removed"], table[column], "-" + marker, color=colour, label=label)
+    ax.set_ylim(0, 1)
+    _percent(ax, "x", "weights removed before fine-tuning")
+    _percent(ax, "y", "share of test images")
+    ax.legend(fontsize="small")
+    return ax
+
+
 def by_class(axes: Sequence[Axes], classes: pd.DataFrame) -> Sequence[Axes]:
     """Two panels, a row a target class: accuracy of original and re-engineered, and the share of weights kept.
 

@@ -1,12 +1,15 @@
-"""A re-engineered model back from its record: problem, source model, masks and heads."""
+"""Models back from their records: problem, source model, and masks with heads or a fine-tuned student."""
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import nn
+import safetensors.torch
+import torch
+from torch import Tensor, nn
 
 from . import data, masks, models, runtime, tasks
 from .records import Record
@@ -25,18 +28,29 @@ class Restored(NamedTuple):
     found: Reengineered  #: its picks, without history
 
 
+class RestoredStudent(NamedTuple):
+    """What an indirect-reuse record is about; all on the CPU, the models in eval mode."""
+
+    source: data.Source  #: the target's data set
+    model: nn.Module  #: the untouched source model, with its own outputs
+    body: nn.Module  #: the same without its output layer: what attacks are crafted on
+    problem: tasks.Transfer
+    student: nn.Module
+
+
 def source_model(record: Record, root: Path | str) -> tuple[data.Source, nn.Module]:
-    """Data set and source model of `record`, whose paths are relative to `root`.
+    """Data set (of the target problem) and source model of `record`, whose paths are relative to `root`.
 
     Raises FileNotFoundError where they are not at hand, ValueError where they are not those of the record.
     """
     p, root = record.parameters, Path(root)
-    name = f"{p['model']}-{p['dataset']}"
+    name = f"{p['model']}-{p.get('source', p['dataset'])}"
     source = _load(p["dataset"], root / p["data"])
     given = root / p.get("weights", "")
+    n_classes = None if "source" in p else len(source.classes)
     try:  # any file will do: the digest says whether its weights are the same
         model = models.pretrained(name, root / p["data"], given if given.is_file() else "",
-                                  trained=(root / p["runs"], root / "book/results"), n_classes=len(source.classes))
+                                  trained=(root / p["runs"], root / "book/results"), n_classes=n_classes)
     except OSError as e:
         raise FileNotFoundError(f"the weights of {name} are not at hand ({e})") from e
     for what, found in (("weights", runtime.digest(model.state_dict())), ("data", source.digest)):
@@ -61,3 +75,37 @@ def restore(record: Record, mask_file: Path | str, root: Path | str) -> Restored
     picks = {name: Pick(record.results["epoch"][name], mask, stored.heads[name]) for name, mask in stored.masks.items()}
     head = models.new_head(len(source.classes), task.n_classes)
     return Restored(source, model, task, Reengineered(model, head, [], picks))
+
+
+def save_student(path: Path | str, student: nn.Module) -> tuple[nn.Module, str]:
+    """Write a student in float16, atomically; return it as it will be read back, and the digest of its tensors."""
+    state = {name: t.detach().cpu().half() if t.is_floating_point() else t.cpu()
+             for name, t in student.state_dict().items()}
+    with runtime.atomic(path) as part:
+        part.write_bytes(safetensors.torch.save(state))
+    rounded = copy.deepcopy(student)
+    rounded.load_state_dict({name: _float32(t) for name, t in state.items()})
+    return rounded, runtime.digest(state)
+
+
+def restore_student(record: Record, student_file: Path | str, root: Path | str) -> RestoredStudent:
+    """The student of an indirect_reuse record, from the file that save_student left, and what it was made from.
+
+    Raises FileNotFoundError where source weights, data or student are not at hand, ValueError where they are not those
+    of the record.
+    """
+    p = record.parameters
+    source, model = source_model(record, root)
+    state = models.read_weights(student_file)
+    if (found := runtime.digest(state)) != record.sha256["student"]:
+        raise ValueError(f"{student_file} holds a student {found[:12]}..., the record was made with "
+                         f"{record.sha256['student'][:12]}...")
+    body, n_features = models.split(model)
+    problem = tasks.transfer(source, p["seed"], p["shots"], p["protocol"])
+    student = models.student(body, n_features, problem.n_classes, p["dropout"])
+    models.load_weights(student, {name: _float32(t) for name, t in state.items()})
+    return RestoredStudent(source, model, body, problem, student.eval())
+
+
+def _float32(t: Tensor) -> Tensor:
+    return t.float() if t.dtype == torch.float16 else t

@@ -173,3 +173,18 @@ def test_passes_differ_and_follow_from_the_seed():
 def test_batch_size_zero_is_refused():
     with pytest.raises(ValueError, match="batch_size is 0: it must be at least 1"):
         data.batches(split(), 0)
+
+
+def test_a_spread_has_as_many_of_each_class():
+    split = data.Split(torch.arange(12).reshape(12, 1, 1, 1), torch.tensor([0] * 2 + [1] * 6 + [2] * 4))
+    assert data.spread(split, 7).images.flatten().tolist() == [0, 1, 2, 3, 4, 8, 9]
+    assert len(data.spread(split, 12)) == 12
+    assert len(data.spread(split, 0)) == 0
+    with pytest.raises(ValueError, match="13 samples are wanted: there are 0 to 12"):
+        data.spread(split, 13)
+
+
+def test_class_names_are_known_without_loading():
+    assert data.class_names("digits5to9") == tuple("56789")
+    assert data.class_names("cifar10")[3] == "cat"
+    assert (len(data.class_names("cifar100")), len(data.class_names("imagenet"))) == (100, 1000)

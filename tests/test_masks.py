@@ -157,3 +157,13 @@ def test_a_mask_file_whose_metadata_was_edited(saved, tmp_path):
 def test_missing_mask_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no mask file at"):
         masks.load_masks(tmp_path / "none")
+
+
+def test_the_largest_are_kept_as_many_in_each_layer(tiny):
+    drawn = {"0.weight": torch.rand(4, 1, 3, 3) > 0.7, "5.bias": torch.tensor([True, False, False])}
+    found = masks.largest(tiny, drawn)
+    for name, kept in found.items():
+        weight = tiny.get_parameter(name).detach().abs()
+        assert kept.shape == weight.shape
+        assert kept.sum() == drawn[name].sum()
+        assert weight[kept].min() >= weight[~kept].max()

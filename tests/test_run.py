@@ -43,7 +43,8 @@ def test_values_take_the_declared_type():
 
 def test_unknown_notebook_and_preset_list_the_known(capsys):
     assert run.main(["cell", "nope"]) == 1
-    notebooks = "direct_binary, direct_multiclass, inference_cost, retrain, train_source"
+    notebooks = ("defect_inheritance, direct_binary, direct_multiclass, indirect_reuse, inference_cost, retrain, "
+                 "threshold_study, train_source")
     assert f"unknown notebook 'nope': allowed are {notebooks}" in capsys.readouterr().err
     assert run.main(["grid", "nope"]) == 1
     presets = "quick, cifar10, cifar100, cifar100-binary, vgg16, cost, paper, "
@@ -94,7 +95,7 @@ def test_the_other_direct_notebooks_run_and_can_be_verified(runs, capfd):
     multi = cell("direct_multiclass", **TINY, classes="", n_classes="2")
     assert records.read(multi).task == "random2_seed0"
     assert run.main(["verify", str(multi)]) == 0
-    cost = cell("inference_cost", record="direct_multiclass/*", rounds="1", batch_sizes="2", floor_epochs="1")
+    cost = cell("inference_cost", record="direct_multiclass/*", rounds="1", batch_sizes="2")
     latency = records.read(cost).results["latency"]
     assert latency.keys() == {"torch", "onnxruntime", "deepsparse"}
     assert latency["torch"]["2"]["by_model"].keys() == {"original", "reengineered"}

@@ -230,3 +230,12 @@ def test_a_head_that_begins_as_the_restricted_original_agrees_with_it():
     head = models.new_head(6, 3, [4, 0, 5])
     assert torch.equal(head(logits), evaluate.restrict(lambda x: x, [4, 0, 5])(logits))
     assert not torch.equal(models.new_head(6, 3)(logits), head(logits))
+
+
+def test_a_probe_reads_what_the_outputs_say_and_no_more():
+    y = torch.arange(40) % 2
+    x = torch.stack([y * 2.0 - 1 + 0.1 * torch.randn(40), torch.randn(40)], 1)
+    parts = [(x[:30], y[:30])], [(x[30:], y[30:])]
+    assert evaluate.probe(lambda x: x, *parts) == 1.0
+    assert evaluate.probe(lambda x: torch.ones(len(x), 3), *parts) == 0.5  # outputs that say nothing: chance
+    assert evaluate.probe(lambda x: -x.abs(), *parts) == 0.5  # rectified, they are all 0
