@@ -17,8 +17,8 @@ COLUMNS = {
     "kept": "results.kept_fraction.crossfit", "paper: re-engineered": "results.accuracy.paper",
     "paper: kept": "results.kept_fraction.paper",
 }
-SHOWN = ["original", "restricted", "head only", "from scratch", "random masks", "re-engineered", "kept",
-         "paper: re-engineered", "paper: kept"]
+SHOWN = ["original", "restricted", "head only", "from scratch", "random masks", "magnitude masks", "re-engineered",
+         "kept", "paper: re-engineered", "paper: kept"]
 
 
 def everything(experiment: str = "*") -> list[records.Record]:
@@ -36,15 +36,15 @@ def rows(name: str, notebook: str, names: dict[str, str] | None = None) -> pd.Da
     """A row a record of preset `name`, in order of the problem's number; `names` maps a task to what the table says.
 
     Columns are those of COLUMNS and, where there is a record of it, `from scratch` (notebook retrain, same preset) and
-    `random masks` (notebook inference_cost of this very record).
+    `random masks` and `magnitude masks` (notebook inference_cost of this very record).
     """
     found = sorted(of_preset(name, notebook), key=lambda r: int("".join(filter(str.isdigit, r.task)) or 0))
     scratch = {r.task: r.results["accuracy"]["last"] for r in of_preset(name, "retrain")}
-    floor = {r.sha256["masks of the record"]: r.results["accuracy"]["random_masks"]
-             for r in everything("inference_cost")}
+    floors = {r.sha256["masks of the record"]: r.results["accuracy"] for r in everything("inference_cost")}
     table = records.table(found, COLUMNS)
     table["from scratch"] = [scratch.get(r.task, float("nan")) for r in found]
-    table["random masks"] = [floor.get(r.sha256["masks"], float("nan")) for r in found]
+    for control in ("random masks", "magnitude masks"):
+        table[control] = [floors.get(r.sha256["masks"], {}).get(control.replace(" ", "_"), float("nan")) for r in found]
     table["class"] = [(names or {}).get(task, task) for task in table["class"]]
     return table
 
