@@ -61,12 +61,18 @@ def test_kept_masks_belong_to_the_papers_source_models():
     assert found >= 41
 
 
-@pytest.mark.parametrize(("preset", "n"), [("cifar10", 10), ("cifar100", 20), ("cifar100-binary", 10)])
-def test_all_problems_are_there_with_the_default_preset(preset, n):
-    wanted, _ = run.cells(preset, {})
-    kept = {records.key(records.read(p).parameters) for p in DIRECT}
-    assert len(wanted) == n
-    assert {records.key(p) for _, p in wanted} <= kept
+@pytest.mark.parametrize(("preset", "n"), [("cifar10", 10), ("cifar100", 20), ("cifar100-binary", 10), ("vgg16", 3)])
+def test_all_problems_are_there_with_the_default_preset_and_each_control(preset, n):
+    ours, scratch = ({records.key(p) for _, p in stage} for stage in run.cells(preset, {}))
+    found = {records.key(r.parameters): r for r in map(records.read, RESULTS.rglob("*.json"))}
+    assert len(ours) == len(scratch) == n
+    assert ours | scratch <= found.keys()
+    floors = {r.sha256["masks of the record"]: r.results["accuracy"] for r in found.values()
+              if r.experiment == "inference_cost"}
+    for key in ours:
+        floor, chance = floors[found[key].sha256["masks"]], 0.2 if preset == "cifar100" else 0.5
+        assert chance - 0.03 < floor["random_masks"] < found[key].results["accuracy"]["paper"] - 0.1
+        assert chance - 0.03 < floor["magnitude_masks"] < found[key].results["accuracy"]["paper"] - 0.02
 
 
 def test_the_settings_of_the_superclasses_are_one_and_their_original_is_the_published_model():
