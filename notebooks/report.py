@@ -17,8 +17,8 @@ COLUMNS = {
     "kept": "results.kept_fraction.crossfit", "paper: re-engineered": "results.accuracy.paper",
     "paper: kept": "results.kept_fraction.paper",
 }
-SHOWN = ["original", "restricted", "head only", "from scratch", "random masks", "magnitude masks", "re-engineered",
-         "kept", "paper: re-engineered", "paper: kept"]
+SHOWN = ["kept", "re-engineered", "original", "restricted", "head only", "from scratch", "random masks",
+         "magnitude masks", "paper: re-engineered", "paper: kept"]
 
 
 def everything(experiment: str = "*") -> list[records.Record]:

@@ -47,7 +47,7 @@ def test_unknown_notebook_and_preset_list_the_known(capsys):
                  "threshold_study, train_source")
     assert f"unknown notebook 'nope': allowed are {notebooks}" in capsys.readouterr().err
     assert run.main(["grid", "nope"]) == 1
-    presets = "quick, cifar10, cifar100, cifar100-binary, vgg16, cost, paper, "
+    presets = "quick, cifar10, cifar100, cifar100-binary, vgg16, cost, transfer, "
     assert f"unknown preset 'nope': allowed are {presets}" in capsys.readouterr().err
     assert run.main(["grid", "paper", "-p", "nope=1"]) == 1
     assert "no notebook of preset 'paper' has a parameter 'nope'" in capsys.readouterr().err
@@ -107,9 +107,33 @@ def test_the_other_direct_notebooks_run_and_can_be_verified(runs, capfd):
     assert "the model that it trained is not kept: run its cell again" in capfd.readouterr().err
 
 
-def test_a_grid_over_kept_records_has_a_cell_for_each():
+def test_the_notebooks_of_indirect_reuse_run_and_can_be_verified(runs, capfd):
+    def cell(notebook, **given):
+        texts = (t for k, v in {"runs": "runs/test", **given}.items() for t in ("-p", f"{k}={v}"))
+        assert run.main(["cell", notebook, *texts]) == 0
+        return next((runs / notebook).glob("*.json"))
+    cell("train_source", dataset="digits0to4", epochs="1")
+    steps = {"epochs_s1": "1", "epochs_s2": "1", "epochs_s3": "1", "shots": "40"}
+    student = cell("indirect_reuse", **steps)
+    assert student.with_suffix(".safetensors").is_file()
+    assert run.main(["verify", str(student)]) == 0
+    defects = cell("defect_inheritance", iterations="2", eps="0.2", n_images="40", white_box_images="10")
+    results = records.read(defects).results
+    assert (results["n"], results["n_white_box"]) == (40, 10)
+    assert results["dir_pixel"] is None or 0 <= results["dir_pixel"] <= 1
+    assert run.main(["verify", str(defects)]) == 0
+    assert "accuracy" in capfd.readouterr().out
+    study = cell("threshold_study", **steps, thresholds="0.4", iterations="2")
+    assert records.read(study).results["threshold"] == [0.0, 0.4]
+    assert run.main(["verify", str(study)]) == 1
+    assert "the students that it made are not kept" in capfd.readouterr().err
+
+
+def test_a_grid_over_records_has_a_cell_for_each():
     (stage,) = run.cells("cost", {})
-    assert len(stage) == len(list((ROOT / "book/results").glob("direct_*/*.json")))
+    found = {p.relative_to(folder) for folder in (ROOT / "book/results", ROOT / "runs")
+             for p in folder.glob("direct_*/*.json")}
+    assert len(stage) == len(found) >= 44
 
 
 def test_a_failing_cell_says_why_in_the_last_lines(runs):
