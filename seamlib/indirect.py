@@ -1,4 +1,4 @@
-"""Indirect reuse: re-engineer a pretrained body for a new target, then fine-tune what is left (SeaM, section 3.3)."""
+"""Indirect reuse: re-engineer a pretrained body for a new target, then fine-tune what is left (SeaM)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Reuse:
     lr_mask: float = 0.05  #: step 2: Adam's rate for the scores, > 0
     alpha: float = 0.5  #: step 2: weight of the kept fraction in the loss, >= 0
     prune_threshold: float = 0.6  #: share of the body's weights to remove, in [0, 1]; of convolutions' under remos
-    lr_s3_output_layer: float = 0.05  #: step 3 (everything): SGD's rate for the output layer, > 0; lr of retrain
-    lr_s3_hidden_layer: float = 0.005  #: step 3: SGD's rate for the body, > 0
+    lr_s3_output_layer: float = 0.05  #: step 3 (everything): SGD's rate for the output layer, > 0
+    lr_s3_hidden_layer: float = 0.005  #: step 3: SGD's rate for the body, >= 0; 0: the output layer alone
     momentum: float = 0.0  #: SGD's, in [0, 1)
     weight_decay: float = 1e-4  #: SGD's, >= 0
     dropout: float = 0.0  #: on the features, in [0, 1)
@@ -47,13 +47,15 @@ class Reuse:
 
     def __post_init__(self) -> None:
         runtime.check_choice("method", self.method, METHODS)
-        for name in ("prune_threshold", "dropout"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1 or (name == "dropout" and value == 1):
-                raise ValueError(f"{name} is {value}: it must be in [0, 1{')' if name == 'dropout' else ']'}")
-        for step in (1, 3):
-            self.training(step)
-        self.search()
+        if not 0 <= self.prune_threshold <= 1:
+            raise ValueError(f"prune_threshold is {self.prune_threshold}: it must be in [0, 1]")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}: it must be in [0, 1)")
+        for step, check in (("1", lambda: self.training(1)), ("2", self.search), ("3", lambda: self.training(3))):
+            try:
+                check()
+            except ValueError as e:
+                raise ValueError(f"step {step}: {e}") from None
 
     def training(self, step: int) -> Training:
         """The parameters of step 1 or 3 for the supervised loop."""
@@ -95,7 +97,8 @@ def reuse(body: nn.Module, n_features: int, problem: Transfer, setting: Reuse, *
 
     `flip`, `size`: see data.batches. With `folder` each step is kept there under a key of everything that it depends
     on, and unfinished training goes on from its last epoch; `about` must then name problem and data (JSON values).
-    `on_epoch` gets the step's name and each epoch's dict. `body` is unchanged.
+    `on_epoch` gets the step's name and each epoch's dict. `body` is unchanged. Raises ValueError for a folder without
+    `about`; SearchStopped and TrainingStopped where a step cannot go on.
     """
     if folder is not None and not about:
         raise ValueError("folder is given without about: name problem and data, or steps of others would be answered")

@@ -93,10 +93,12 @@ def largest(model: nn.Module, masks: Mapping[str, Tensor]) -> Masks:
     """Masks of the same density in every layer that keep the largest weights: pruning by magnitude, without a search.
 
     As many entries of each of `masks` are True as before, where `model`'s weight has the highest absolute value.
+    Raises ValueError for masks of another architecture.
     """
-    found = {}
+    parameters, found = dict(model.named_parameters()), {}
+    _check_shapes({n: tuple(m.shape) for n, m in masks.items()}, {n: tuple(p.shape) for n, p in parameters.items()})
     for name, m in masks.items():
-        weight = dict(model.named_parameters())[name].detach().abs().reshape(-1)
+        weight = parameters[name].detach().abs().reshape(-1)
         kept = torch.zeros_like(weight, dtype=torch.bool)
         found[name] = kept.scatter_(0, weight.topk(int(m.sum())).indices, True).reshape(m.shape)
     return found

@@ -21,8 +21,8 @@ def relevant(model: nn.Module, batches: Iterable[Batch], removed: float) -> Mask
 
     A weight's coverage is how often its input channel plus how often its output channel is active on `batches`. All
     weights are ranked by coverage and, apart, by absolute value; the lowest of (rank by coverage - rank by size) go:
-    those that are large but that the target hardly uses. `model` is unchanged; it must be in eval mode. (ReMoS,
-    section 4; its coverage threshold)
+    those that are large but that the target hardly uses. `model` is unchanged; it must be in eval mode. Raises
+    ValueError for another share, or a model without a convolution.
     """
     if not 0 <= removed <= 1:
         raise ValueError(f"removed is {removed}: it must be in [0, 1]")

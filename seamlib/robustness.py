@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import cache, runtime
-from .evaluate import Batch, Predict, measuring
+from .evaluate import Batch, Predict, accuracy, measuring
 
+PER_SEED = 100003  # seeds of their own for so many batches
 TARGET = 1000.0  # what the attack pushes the first feature to; the others to 0
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -55,7 +56,7 @@ def attack(name: str, iterations: int = 40, eps: float | None = None) -> Attack:
 def feature_loss(features: Tensor, target: Tensor) -> Tensor:
     """-((f_0 - t_0)^2 + 0.1 mean_i>0 (f_i - t_i)^2), mean over the batch; features and target [B, n].
 
-    To be maximised: it is 0 where the features are the target (ReMoS, section 5.1; SeaM takes it over).
+    To be maximised: it is 0 where the features are the target (ReMoS; SeaM takes it over).
     """
     distance = (features - target) ** 2
     return -(distance[:, 0] + 0.1 * distance[:, 1:].mean(1)).mean()
@@ -65,17 +66,17 @@ def pgd(predict: nn.Module, x: Tensor, attack: Attack, loss: Loss, target: Tenso
     """Images near `x` that raise `loss(predict(images), target)`, found by advertorch from a random start.
 
     `x` [B, C, H, W] in [0, 1]; the result has its shape and unit. With `attack.normalised`, `predict` must have a
-    module `normalise`; the ball and its bounds are then in what that hands on, so the result may leave [0, 1].
-    `predict` is unchanged; it must be in eval mode.
+    module `normalise`, else ValueError; the ball and its bounds are then in what that hands on, so the result may leave
+    [0, 1]. `predict` is unchanged; it must be in eval mode. Raises ImportError where advertorch is not installed.
     """
     inner = copy.deepcopy(predict).requires_grad_(False).to(  # type: ignore[call-overload]
         memory_format=torch.channels_last)
     mean, std = _units(inner, attack)
     if attack.normalised:
         inner.get_submodule(_normalise(inner)).forward = nn.Identity().forward
-    lower, upper = attack.low, attack.high
     attacker = _advertorch().LinfPGDAttack(inner, loss_fn=loss, eps=attack.eps, nb_iter=attack.iterations,
-                                           eps_iter=attack.step, rand_init=True, clip_min=lower, clip_max=upper)
+                                           eps_iter=attack.step, rand_init=True, clip_min=attack.low,
+                                           clip_max=attack.high)
     with runtime.seeded(seed, x.device), measuring(), torch.enable_grad():
         return attacker.perturb((x - mean) / std, target) * std + mean
 
@@ -101,7 +102,7 @@ def crafted(body: nn.Module, batches: Iterable[Batch], attack: Attack, seed: int
     digest = runtime.digest(body.state_dict())
     for i, (x, _) in enumerate(batches):
         def make(i: int = i, x: Tensor = x) -> cache.Stored:
-            adversarial = craft(body, x, attack, seed * 100003 + i)
+            adversarial = craft(body, x, attack, seed * PER_SEED + i)
             if on_batch is not None:
                 on_batch(i)
             return {"images": adversarial}, {}
@@ -133,7 +134,7 @@ def inheritance(student: Predict, batches: Iterable[Batch], changed: Iterable[Te
     """The defect inheritance rate: of the images that `student` has right, the share it has wrong once changed.
 
     `changed` yields, for each batch of `batches`, its images as an attack on another model left them (`crafted`).
-    (SeaM, section 4.4)
+    Raises ValueError if there is no image, or not as many batches of both. (SeaM, third research question)
     """
     right = lost = fooled = n = 0
     with measuring():
@@ -149,14 +150,10 @@ def inheritance(student: Predict, batches: Iterable[Batch], changed: Iterable[Te
 def white_box(student: nn.Module, batches: Iterable[Batch], attack: Attack, seed: int = 0) -> float:
     """Accuracy, in [0, 1], of `student` on images crafted against itself (cross-entropy): how robust it is.
 
-    Beside the rate above it tells "inherits less" from "is robust".
+    Beside the rate above it tells "inherits less" from "is robust". Raises ValueError if there is no image.
     """
-    right = n = 0
-    for i, (x, y) in enumerate(batches):
-        adversarial = pgd(student, x, attack, F.cross_entropy, y, seed * 100003 + i)
-        with measuring():
-            right, n = right + int((student(adversarial).argmax(1) == y).sum()), n + len(y)
-    return right / n
+    return accuracy(student, ((pgd(student, x, attack, F.cross_entropy, y, seed * PER_SEED + i), y)
+                              for i, (x, y) in enumerate(batches)))
 
 
 def _units(model: nn.Module, attack: Attack) -> tuple[Any, Any]:

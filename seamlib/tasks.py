@@ -45,10 +45,11 @@ class Transfer:
 
 
 def transfer(source: Source, seed: int = 0, shots: int = 0, protocol: str = "holdout") -> Transfer:
-    """The classes of `source`, as they are numbered, for a model that was trained on others (SeaM, section 4.4).
+    """The classes of `source`, as they are numbered, for a model that was trained on others.
 
     `shots` > 0 keeps that many training images of each class, drawn with `seed`. `protocol` "holdout": a tenth of the
-    training images of each class, always the same, chooses; "paper": the test set does, and all others train.
+    training images of each class, always the same, chooses; "paper": the test set does, and all others train. Raises
+    ValueError for another protocol, more shots than there are, or a class too small to hold one out.
     """
     runtime.check_choice("protocol", protocol, ("holdout", "paper"))
     train = _shots(source.train, shots, seed)

@@ -73,21 +73,3 @@ def test_thresholds_draw_accuracy_and_rate_against_what_is_removed(ax):
     figures.thresholds(ax, pd.DataFrame({"removed": [0.0, 0.6], "accuracy": [0.9, 0.85], "dir": [0.5, 0.2]}))
     assert [line.get_xdata().tolist() for line in ax.lines] == [[0.0, 0.6]] * 2
     assert [line.get_ydata().tolist() for line in ax.lines] == [[0.9, 0.85], [0.5, 0.2]]
-
-
-def test_by_method_has_a_panel_a_column_and_a_point_a_student():
-    fig, axes = plt.subplots(1, 2)
-    rows = pd.DataFrame({"method": ["standard", "standard", "seam"], "accuracy": [0.9, 0.8, 0.85],
-                         "dir": [0.5, 0.6, 0.2]})
-    left, right = figures.by_method(axes, rows, {"accuracy": "accuracy", "dir": "inherited"})
-    fig.canvas.draw()
-    assert [t.get_text() for t in left.get_yticklabels()] == ["standard", "seam"]
-    found = [sorted(c.get_offsets()[:, 0].tolist()) for c in right.collections if len(c.get_offsets())]
-    assert found == [[0.5, 0.6], [0.2]]
-    plt.close(fig)
-
-
-def test_the_drawing_names_teacher_and_student(ax):
-    text = " ".join(t.get_text() for t in figures.inheritance(ax).texts)
-    assert "teacher" in text
-    assert "student" in text

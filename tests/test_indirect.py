@@ -149,7 +149,8 @@ def test_training_that_was_cut_off_goes_on(body, problem, tmp_path):
     ({"method": "magic"}, "unknown method 'magic': allowed are standard, seam, retrain, remos"),
     ({"prune_threshold": 1.5}, "prune_threshold is 1.5: it must be in [0, 1]"),
     ({"prune_threshold": -0.1}, "prune_threshold is -0.1"), ({"dropout": 1.0}, "dropout is 1.0: it must be in [0, 1)"),
-    ({"lr_s3_hidden_layer": -1.0}, "lr is -1.0"), ({"epochs_s2": 0}, "epochs is 0"), ({"alpha": -1.0}, "alpha is -1.0"),
+    ({"lr_s3_hidden_layer": -1.0}, "step 3: lr is -1.0"), ({"epochs_s2": 0}, "step 2: epochs is 0"),
+    ({"lr_s1_output_layer": 0.0}, "step 1: lr is 0.0"), ({"alpha": -1.0}, "step 2: alpha is -1.0"),
 ])
 def test_bad_parameters(given, text):
     with pytest.raises(ValueError) as caught:

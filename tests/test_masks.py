@@ -167,3 +167,5 @@ def test_the_largest_are_kept_as_many_in_each_layer(tiny):
         assert kept.shape == weight.shape
         assert kept.sum() == drawn[name].sum()
         assert weight[kept].min() >= weight[~kept].max()
+    with pytest.raises(ValueError, match="the masks cover 'nothing', which this model does not have"):
+        masks.largest(tiny, {"nothing": torch.ones(2, dtype=torch.bool)})

@@ -126,6 +126,8 @@ def test_bad_arguments(trained):
         robustness.craft(nn.Flatten(), torch.rand(1, 1, 2, 2), robustness.attack("paper", 1))
     with pytest.raises(ValueError, match="the batches are empty"):
         robustness.inheritance(trained[0], [], [])
+    with pytest.raises(ValueError, match="the batches are empty"):
+        robustness.white_box(trained[0], [], robustness.attack("pixel", 1))
 
 
 def test_advertorch_missing(monkeypatch, trained):

@@ -121,6 +121,9 @@ def test_the_notebooks_of_indirect_reuse_run_and_can_be_verified(runs, capfd):
     results = records.read(defects).results
     assert (results["n"], results["n_white_box"]) == (40, 10)
     assert results["dir_pixel"] is None or 0 <= results["dir_pixel"] <= 1
+    lost = results["accuracy"] * (results["dir_pixel"] or 0)
+    assert results["accuracy_adversarial"] >= results["accuracy"] - lost - 1e-9  # and what turned right by chance
+    assert {"dir_pixel_noise", "teacher_turned", "accuracy_white_box"} <= results.keys()
     assert run.main(["verify", str(defects)]) == 0
     assert "accuracy" in capfd.readouterr().out
     study = cell("threshold_study", **steps, thresholds="0.4", iterations="2")
