@@ -15,10 +15,10 @@ from torch import nn
 
 from . import cache, data, models, remos, runtime, search, stream
 from .finetune import History, Training, finetune
-from .masks import Masks, apply_masks
+from .masks import Masks, apply_masks, drawn
 from .tasks import Transfer
 
-METHODS = ("standard", "seam", "retrain", "remos")
+METHODS = ("standard", "seam", "retrain", "remos", "random")
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,12 @@ class Reused:
     history: dict[str, History]  #: the epochs of each step that was run, by its name: s1, s2, s3
     masked: nn.Module | None = None  #: seam: what step 2 ended with, masked and not fine-tuned
 
+    def regrown(self) -> float:
+        """Share of the removed weights that are not zero in the student, in [0, 1]; 0.0 if none was removed."""
+        removed = [self.student.get_parameter(f"body.{name}").cpu()[~mask.cpu()] for name, mask in self.masks.items()]
+        total = sum(w.numel() for w in removed)
+        return sum(int((w != 0).sum()) for w in removed) / total if total else 0.0
+
 
 def reuse(body: nn.Module, n_features: int, problem: Transfer, setting: Reuse, *, device: torch.device | str = "cpu",
           flip: bool = True, size: int = 0, folder: Path | str | None = None, about: Mapping[str, Any] | None = None,
@@ -93,7 +99,7 @@ def reuse(body: nn.Module, n_features: int, problem: Transfer, setting: Reuse, *
     standard: a new output layer, everything fine-tuned. seam: (1) the output layer alone, while batch norm's
     statistics adapt; (2) the search, on that; (3) the pretrained body again with the mask burnt in, a new output layer,
     everything fine-tuned, so that removed weights may grow again. remos: step 3 with the masks of `remos.relevant`.
-    retrain: step 3 on random weights.
+    random: step 3 with masks that are drawn, a control. retrain: step 3 on random weights.
 
     `flip`, `size`: see data.batches. With `folder` each step is kept there under a key of everything that it depends
     on, and unfinished training goes on from its last epoch; `about` must then name problem and data (JSON values).
@@ -111,6 +117,8 @@ def reuse(body: nn.Module, n_features: int, problem: Transfer, setting: Reuse, *
     masks = {}
     if setting.method == "remos":
         masks = remos.relevant(run.body, run.batches(problem.train, augmented=False), setting.prune_threshold)
+    elif setting.method == "random":
+        masks = drawn(run.body, setting.prune_threshold, setting.seed)
     student, step_3 = run.everything(run.new(masks, random=setting.method == "retrain"))
     return Reused(student, masks, {"s3": step_3})
 

@@ -89,6 +89,14 @@ def shuffled(masks: Mapping[str, Tensor], seed: int) -> Masks:
             for name, m in masks.items()}
 
 
+def drawn(model: nn.Module, removed: float, seed: int) -> Masks:
+    """Random masks of `model` without the share `removed`, in [0, 1], of every layer, rounded: a control."""
+    full = {name: torch.ones_like(model.get_parameter(name), dtype=torch.bool) for name in maskable(model)}
+    for mask in full.values():
+        mask.view(-1)[:round(removed * mask.numel())] = False
+    return shuffled(full, seed)
+
+
 def largest(model: nn.Module, masks: Mapping[str, Tensor]) -> Masks:
     """Masks of the same density in every layer that keep the largest weights: pruning by magnitude, without a search.
 

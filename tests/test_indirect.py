@@ -39,6 +39,9 @@ def test_masked_weights_are_zero_after_step_2_and_may_grow_again_in_step_3(body,
         assert torch.equal(kept, body.get_parameter(name)[mask])  # the search moves no weight
     removed = {name: ~mask for name, mask in found.masks.items()}
     assert any(found.student.get_parameter(f"body.{name}")[out].ne(0).any() for name, out in removed.items())
+    assert found.regrown() > 0
+    assert dataclasses.replace(found, student=found.masked).regrown() == 0
+    assert run(body, problem, "standard").regrown() == 0
     assert 1 - kept_fraction(found.masks) >= 0.3
     assert list(found.history) == ["s1", "s2", "s3"]
 
@@ -88,6 +91,13 @@ def test_remos_removes_its_share_of_the_convolutions(body, problem):
     masks = run(body, problem, "remos", prune_threshold=0.5).masks
     assert list(masks) == ["0.weight"]
     assert kept_fraction(masks) == 0.5
+
+
+def test_random_masks_remove_the_share_of_every_layer(body, problem):
+    a, b, c = (run(body, problem, "random", prune_threshold=0.5, seed=s).masks for s in (0, 0, 1))
+    assert {name: kept_fraction({name: m}) for name, m in a.items()} == pytest.approx(dict.fromkeys(a, 0.5), abs=0.05)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(not torch.equal(a[name], c[name]) for name in a)
 
 
 def test_the_body_is_unchanged_and_the_result_follows_from_the_seed(body, problem):
@@ -146,7 +156,7 @@ def test_training_that_was_cut_off_goes_on(body, problem, tmp_path):
 
 
 @pytest.mark.parametrize(("given", "text"), [
-    ({"method": "magic"}, "unknown method 'magic': allowed are standard, seam, retrain, remos"),
+    ({"method": "magic"}, "unknown method 'magic': allowed are standard, seam, retrain, remos, random"),
     ({"prune_threshold": 1.5}, "prune_threshold is 1.5: it must be in [0, 1]"),
     ({"prune_threshold": -0.1}, "prune_threshold is -0.1"), ({"dropout": 1.0}, "dropout is 1.0: it must be in [0, 1)"),
     ({"lr_s3_hidden_layer": -1.0}, "step 3: lr is -1.0"), ({"epochs_s2": 0}, "step 2: epochs is 0"),
