@@ -1,6 +1,6 @@
 # make report   compute the digits results on this machine and render the book
 # make test     lint, types and tests
-# make bench    cost of a search step against a plain training step
+# make bench    speed of a search step, against the published loop and plain training
 # Each sets up what it needs: .venv with the versions of requirements.lock.
 PYTHON ?= python3.11
 JOBS ?= 2
@@ -28,7 +28,7 @@ check: $(READY)
 	$(BIN)/mypy
 
 bench: $(READY)
-	$(BIN)/python notebooks/bench.py
+	$(BIN)/python notebooks/benchmarks/speed.py
 
 $(READY): requirements.lock pyproject.toml
 	test -x $(UV) || { $(PYTHON) -m venv .venv && \

@@ -230,11 +230,11 @@ def pages() -> int:
 
 
 def keep(path: Path) -> int:
-    """Copy a record, and the masks or weights that go with it, to book/results. 0."""
+    """Copy a record, and the masks, weights or picture that go with it, to book/results. 0."""
     record = records.read(path)
     target = KEPT / f"{record.stem}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    for source in [*files_of(record, path), path]:
+    for source in [*files_of(record, path), *path.parent.glob(f"{path.stem}.png"), path]:
         with runtime.atomic(target.parent / source.name) as part:
             shutil.copyfile(source, part)
     print(f"kept {target.relative_to(ROOT)}")

@@ -66,13 +66,16 @@ class _Masked(torch.autograd.Function):
         return (grad * weight).clamp_(-1, 1), None
 
 
-def masked_call(model: nn.Module, scores: Mapping[str, Tensor], x: Tensor) -> Tensor:
+def masked_call(model: nn.Module, scores: Mapping[str, Tensor], x: Tensor,
+                offsets: Mapping[str, Tensor] | None = None) -> Tensor:
     """`model(x)` with each weight named in `scores` kept where its score is above 0, else zero.
 
     Differentiable in the scores (straight through); `model` and its weights are neither changed nor differentiated.
+    `offsets` are added to the masked weights of their names (see `fold.fold_norms`).
     """
     weights = {name: p.detach() for name, p in model.named_parameters()}
     masked = {name: _Masked.apply(score, weights[name]) for name, score in scores.items()}
+    masked |= {name: masked[name] + offset for name, offset in (offsets or {}).items()}
     return functional_call(model, weights | masked, (x,))
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from . import runtime
 from .evaluate import Batch, Loader, Predict, count_right, measuring
+from .fold import fold_norms
 from .masks import NORMS, Masks, apply_masks, binarize, kept_fraction, masked_call, new_scores
 
 SCHEDULES = ("constant", "anneal")
@@ -186,10 +187,11 @@ class _Run:
     def __init__(self, model: nn.Module, head: nn.Module, names: Iterable[str] | None, search: Search, steps: int):
         self.search, self.step, self.steps = search, 0, steps
         self.device = next(model.parameters()).device
-        self.model = copy.deepcopy(model).requires_grad_(False).to(  # type: ignore[call-overload]
+        self.model = copy.deepcopy(model).eval().requires_grad_(False).to(  # type: ignore[call-overload]
             memory_format=torch.channels_last)
         self.head = copy.deepcopy(head).requires_grad_(True).to(self.device)
         self.scores = new_scores(self.model, names)
+        self.folded, self.offsets = fold_norms(self.model, self.scores)  # what is trained on; self.model is measured
         scores = {"params": list(self.scores.values()), "lr": search.lr_mask, "name": "lr_mask"}
         top = {"params": list(self.head.parameters()), "lr": search.lr_head, "name": "lr_head"}
         self.alone = torch.optim.Adam([dict(top)], fused=True)
@@ -203,7 +205,7 @@ class _Run:
         optimiser = self.alone if head_only else self.both
         total = sum(s.numel() for s in self.scores.values())
         sum_loss, n = torch.zeros((), device=self.device), 0
-        _train_mode(self.model, self.head)
+        _train_mode(self.folded, self.head)
         for x, y in batches:
             x, y = x.to(self.device), y.to(self.device)
             rate, course = rates(self.search, self.step / self.steps)
@@ -211,7 +213,7 @@ class _Run:
                 group["lr"] = rate * getattr(self.search, group["name"])
             with runtime.autocast(self.device, self.search.precision):
                 with torch.set_grad_enabled(not head_only):
-                    z = masked_call(self.model, self.scores, x)
+                    z = masked_call(self.folded, self.scores, x, self.offsets)
                 loss = F.cross_entropy(self.head(z).float(), y)
             optimiser.zero_grad()
             loss.backward()
@@ -223,7 +225,7 @@ class _Run:
             optimiser.step()
             sum_loss += loss.detach() * len(y)
             n, self.step = n + len(y), self.step + 1
-        self.model.eval(), self.head.eval()
+        self.head.eval()
         return float(sum_loss) / n
 
     def snapshot(self, epoch: int) -> Pick:
@@ -254,8 +256,7 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     predict: Predict = run.predict
     if not run.scores:  # the model never changes: ask it once what it says about each image of val
         with measuring():
-            frozen = run.model.eval()
-            parts = {part: [(frozen(x.to(run.device)), y) for x, y in batches] for part, batches in parts.items()}
+            parts = {part: [(run.model(x.to(run.device)), y) for x, y in batches] for part, batches in parts.items()}
         predict = run.head
     found = Reengineered(model, head, [], {})
     with runtime.seeded(search.seed, run.device):

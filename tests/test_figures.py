@@ -70,6 +70,27 @@ def test_speed_shows_the_mean_ratio_of_each_engine_and_batch(ax):
 
 
 def test_thresholds_draw_accuracy_and_rate_against_what_is_removed(ax):
-    figures.thresholds(ax, pd.DataFrame({"removed": [0.0, 0.6], "accuracy": [0.9, 0.85], "dir": [0.5, 0.2]}))
-    assert [line.get_xdata().tolist() for line in ax.lines] == [[0.0, 0.6]] * 2
-    assert [line.get_ydata().tolist() for line in ax.lines] == [[0.9, 0.85], [0.5, 0.2]]
+    figures.thresholds(ax, pd.DataFrame({
+        "removed": [0.0, 0.6], "accuracy": [0.9, 0.85], "dir": [0.5, 0.2], "accuracy_masked": [None, 0.7],
+        "dir_masked": [None, 0.3]}).astype(float))
+    assert [line.get_xdata().tolist() for line in ax.lines] == [[0.0, 0.6]] * 4
+    assert [line.get_ydata()[1] for line in ax.lines] == [0.85, 0.7, 0.2, 0.3]
+
+
+def test_by_method_has_a_panel_a_column_and_a_point_a_student():
+    fig, axes = plt.subplots(1, 2)
+    rows = pd.DataFrame({"method": ["standard", "standard", "seam"], "accuracy": [0.9, 0.8, 0.85],
+                         "inherited": [0.5, 0.6, 0.2], "noise": [0.1, 0.2, 0.1]})
+    left, right = figures.by_method(axes, rows, {"accuracy": None, "inherited": "noise"})
+    assert [t.get_text() for t in left.get_yticklabels()] == ["standard", "seam"]
+    (points,) = left.lines
+    assert (points.get_xdata().tolist(), points.get_ydata().tolist()) == ([0.9, 0.8, 0.85], [0, 0, 1])
+    assert {line.get_label(): line.get_xdata().tolist() for line in right.lines} == {
+        "noise": [0.1, 0.2, 0.1], "inherited": [0.5, 0.6, 0.2]}
+    plt.close(fig)
+
+
+def test_the_drawing_names_teacher_and_student(ax):
+    text = " ".join(t.get_text() for t in figures.inheritance(ax).texts)
+    assert "teacher" in text
+    assert "student" in text

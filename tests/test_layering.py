@@ -7,10 +7,10 @@ from conftest import ROOT
 
 MAY_USE = {
     "runtime": set(), "stream": set(), "cache": {"runtime"}, "layouts": {"stream"}, "remos": {"evaluate", "masks"},
-    "superclasses": set(), "masks": {"runtime"},
+    "superclasses": set(), "masks": {"runtime"}, "fold": set(),
     "data": {"runtime", "stream", "superclasses", "layouts"}, "models": {"runtime"}, "evaluate": {"runtime"},
     "cost": {"runtime"}, "timing": {"runtime"}, "export": {"runtime"}, "records": {"runtime"}, "figures": set(),
-    "search": {"runtime", "masks", "evaluate"}, "finetune": {"runtime", "evaluate", "cache"},
+    "search": {"runtime", "masks", "evaluate", "fold"}, "finetune": {"runtime", "evaluate", "cache"},
     "tasks": {"runtime", "data", "evaluate", "superclasses"},
     "robustness": {"runtime", "cache", "evaluate"},
     "indirect": {"runtime", "cache", "data", "stream", "finetune", "models", "remos", "search", "masks", "tasks"},

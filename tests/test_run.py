@@ -120,6 +120,7 @@ def test_the_notebooks_of_indirect_reuse_run_and_can_be_verified(runs, capfd):
     defects = cell("defect_inheritance", iterations="2", eps="0.2", n_images="40", white_box_images="10")
     results = records.read(defects).results
     assert (results["n"], results["n_white_box"]) == (40, 10)
+    assert defects.with_suffix(".png").stat().st_size > 1000
     assert results["dir_pixel"] is None or 0 <= results["dir_pixel"] <= 1
     lost = results["accuracy"] * (results["dir_pixel"] or 0)
     assert results["accuracy_adversarial"] >= results["accuracy"] - lost - 1e-9  # and what turned right by chance
