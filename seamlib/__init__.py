@@ -7,6 +7,7 @@ from .evaluate import accuracy as accuracy, one_vs_rest as one_vs_rest, restrict
 from .export import export_onnx as export_onnx
 from .finetune import Training as Training, finetune as finetune
 from .indirect import Reuse as Reuse, Reused as Reused, reuse as reuse
+from .many import reengineer_many as reengineer_many
 from .masks import (
     apply_masks as apply_masks,
     binarize as binarize,

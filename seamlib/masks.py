@@ -74,9 +74,17 @@ def masked_call(model: nn.Module, scores: Mapping[str, Tensor], x: Tensor,
     `offsets` are added to the masked weights of their names (see `fold.fold_norms`).
     """
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    masked = {name: _Masked.apply(score, weights[name]) for name, score in scores.items()}
-    masked |= {name: masked[name] + offset for name, offset in (offsets or {}).items()}
-    return functional_call(model, weights | masked, (x,))
+    return functional_call(model, weights | masked_weights(model, scores, offsets), (x,))
+
+
+def masked_weights(model: nn.Module, scores: Mapping[str, Tensor],
+                   offsets: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """The weights that `masked_call` calls with, of the names in `scores`.
+
+    A score may have dimensions before its weight's: those of many masks; the result then has them as well.
+    """
+    masked = {name: _Masked.apply(score, model.get_parameter(name).detach()) for name, score in scores.items()}
+    return masked | {name: masked[name] + offset for name, offset in (offsets or {}).items()}
 
 
 def kept_fraction(scores: Mapping[str, Tensor]) -> float:

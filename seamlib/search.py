@@ -57,6 +57,10 @@ class Search:
         runtime.check_choice("schedule", self.schedule, SCHEDULES)
         runtime.check_choice("precision", self.precision, runtime.PRECISIONS)
 
+    def head_only(self, epoch: int) -> bool:
+        """Whether this epoch trains the head alone."""
+        return self.head_only_every > 0 and epoch % self.head_only_every == 0
+
 
 class SearchStopped(RuntimeError):
     """The search could not go on; `result` is what it had found by then (None if nothing)."""
@@ -228,6 +232,11 @@ class _Run:
         self.head.eval()
         return float(sum_loss) / n
 
+    def frozen(self, batches: Iterable[Batch]) -> list[Batch]:
+        """What the untouched model says about each batch."""
+        with measuring():
+            return [(self.model(x.to(self.device)), y) for x, y in batches]
+
     def snapshot(self, epoch: int) -> Pick:
         return Pick(epoch, binarize(self.scores), {k: v.detach().clone() for k, v in self.head.state_dict().items()})
 
@@ -248,41 +257,54 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     `model` and `head` are unchanged; the search runs on the device of the model's weights. Raises ValueError for bad
     arguments, and SearchStopped, with the last good state, if the loss is not finite or nothing is kept.
     """
-    parts = dict(val) if isinstance(val, Mapping) else {"": val}
-    targets = _targets(search, targets, parts)
     if len(train) == 0:
         raise ValueError("train has no batch: give at least one")
+    log = _Log(model, head, val, search, targets)
     run = _Run(model, head, names, search, search.epochs * len(train))
     predict: Predict = run.predict
     if not run.scores:  # the model never changes: ask it once what it says about each image of val
-        with measuring():
-            parts = {part: [(run.model(x.to(run.device)), y) for x, y in batches] for part, batches in parts.items()}
+        log.parts = {part: run.frozen(batches) for part, batches in log.parts.items()}
         predict = run.head
-    found = Reengineered(model, head, [], {})
     with runtime.seeded(search.seed, run.device):
         for epoch in range(search.epochs):
-            every = search.head_only_every
-            loss = run.train(train, head_only=not run.scores or (every > 0 and epoch % every == 0))
-            kept = kept_fraction(run.scores)
-            if not math.isfinite(loss) or kept == 0:
-                what = "keeps no weight any more" if math.isfinite(loss) else f"has a loss of {loss}"
-                raise SearchStopped(f"the search {what} at epoch {epoch}: lower alpha or the learning rates",
-                                    found if found.picks else None)
-            record = {"epoch": float(epoch), "loss": loss + search.alpha * kept * bool(run.scores), "kept": kept}
-            counts = {part: count_right(predict, batches) for part, batches in parts.items()}
-            record["accuracy"] = sum(right for right, _ in counts.values()) / sum(n for _, n in counts.values())
-            if len(parts) > 1:
-                record |= {f"accuracy_{part}": right / n for part, (right, n) in counts.items()}
-            found.history.append(record)
-            stop = search.max_removed is not None and 1 - kept >= search.max_removed
-            for series, target in targets.items():
-                if stop or pick(found.history, target, _column(series)) == epoch:
-                    found.picks[series] = run.snapshot(epoch)
-            if on_epoch is not None:
-                on_epoch(record)
-            if stop or 0 < search.patience <= waited(found.history, targets["paper"]):
+            loss = run.train(train, head_only=not run.scores or search.head_only(epoch))
+            log.note(loss, run.scores, predict, run.snapshot, on_epoch)
+            if log.over:
                 break
-    return found
+    return log.found
+
+
+class _Log:
+    """What one search has found, epoch by epoch: its history, its picks, and whether it is over."""
+
+    def __init__(self, model: nn.Module, head: nn.Module, val: Iterable[Batch] | Mapping[str, Iterable[Batch]],
+                 search: Search, targets: Mapping[str, float] | None):
+        self.parts = dict(val) if isinstance(val, Mapping) else {"": val}
+        self.search, self.targets = search, _targets(search, targets, self.parts)
+        self.found, self.over = Reengineered(model, head, [], {}), False
+
+    def note(self, loss: float, scores: Masks, predict: Predict, snapshot: Callable[[int], Pick],
+             on_epoch: Callable[[Epoch], Any] | None) -> None:
+        """Measure the epoch that has just ended; keep its state where it is the pick of a series."""
+        history, picks, search = self.found.history, self.found.picks, self.search
+        epoch, kept = len(history), kept_fraction(scores)
+        if not math.isfinite(loss) or kept == 0:
+            what = "keeps no weight any more" if math.isfinite(loss) else f"has a loss of {loss}"
+            raise SearchStopped(f"the search {what} at epoch {epoch}: lower alpha or the learning rates",
+                                self.found if picks else None)
+        record = {"epoch": float(epoch), "loss": loss + search.alpha * kept * bool(scores), "kept": kept}
+        counts = {part: count_right(predict, batches) for part, batches in self.parts.items()}
+        record["accuracy"] = sum(right for right, _ in counts.values()) / sum(n for _, n in counts.values())
+        if len(self.parts) > 1:
+            record |= {f"accuracy_{part}": right / n for part, (right, n) in counts.items()}
+        history.append(record)
+        stop = search.max_removed is not None and 1 - kept >= search.max_removed
+        for series, target in self.targets.items():
+            if stop or pick(history, target, _column(series)) == epoch:
+                picks[series] = snapshot(epoch)
+        if on_epoch is not None:
+            on_epoch(record)
+        self.over = stop or 0 < search.patience <= waited(history, self.targets["paper"])
 
 
 def _column(series: str) -> str:

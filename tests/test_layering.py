@@ -11,6 +11,7 @@ MAY_USE = {
     "data": {"runtime", "stream", "superclasses", "layouts"}, "models": {"runtime"}, "evaluate": {"runtime"},
     "cost": {"runtime"}, "timing": {"runtime"}, "export": {"runtime"}, "records": {"runtime"}, "figures": set(),
     "search": {"runtime", "masks", "evaluate", "fold"}, "finetune": {"runtime", "evaluate", "cache"},
+    "many": {"runtime", "masks", "evaluate", "fold", "search"},
     "tasks": {"runtime", "data", "evaluate", "superclasses"},
     "robustness": {"runtime", "cache", "evaluate"},
     "indirect": {"runtime", "cache", "data", "stream", "finetune", "models", "remos", "search", "masks", "tasks"},

@@ -1,0 +1,142 @@
+"""Many target problems of one source model, searched at once: their scores are stacked, and share every step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn import functional as F
+
+from . import runtime
+from .evaluate import Batch, Loader
+from .fold import fold_norms
+from .masks import Masks, binarize, masked_call, masked_weights, new_scores
+from .search import Epoch, Pick, Reengineered, Search, _Log, _train_mode, rates, reengineer
+
+Val = Iterable[Batch] | Mapping[str, Iterable[Batch]]
+
+
+def reengineer_many(model: nn.Module, heads: Sequence[nn.Module], trains: Sequence[Loader], vals: Sequence[Val],
+                    search: Search, *, targets: Sequence[Mapping[str, float]] | None = None,
+                    names: Iterable[str] | None = None, on_epoch: Callable[[int, Epoch], Any] | None = None,
+                    ) -> list[Reengineered]:
+    """`reengineer` for K problems of one source model; result k is that of `heads[k]`, `trains[k]` and `vals[k]` alone.
+
+    On CUDA the K searches share each step: it is one call with a stack of K masks, and the results equal those of
+    single searches up to rounding (but for a model with dropout, which draws in another order). On a CPU, where a
+    single search already fills the machine, they run one after another. The heads must be of one architecture, and
+    the batches of one size: problem by problem as many, of as many images. `on_epoch` gets the problem's number and
+    the epoch's dict. `targets`: see `reengineer`, a mapping for each problem. Raises ValueError for bad arguments;
+    SearchStopped as soon as one of the searches cannot go on.
+    """
+    lengths = {"heads": len(heads), "trains": len(trains), "vals": len(vals),
+               **({} if targets is None else {"targets": len(targets)})}
+    if len(set(lengths.values())) > 1 or not heads:
+        raise ValueError("one of each is needed for every problem, and one problem at least, but there are "
+                         + ", ".join(f"{n} {what}" for what, n in lengths.items()))
+    if len({len(train) for train in trains}) > 1 or len(trains[0]) == 0:
+        raise ValueError(f"the problems have {', '.join(str(len(t)) for t in trains)} batches an epoch: they must have "
+                         "as many, one at least, or be searched one by one")
+    if next(model.parameters()).device.type == "cuda":
+        return together(model, heads, trains, vals, search, targets=targets, names=names, on_epoch=on_epoch)
+    names = None if names is None else list(names)
+    return [reengineer(model, heads[k], trains[k], vals[k], search, targets=targets[k] if targets else None,
+                       names=names, on_epoch=partial(on_epoch, k) if on_epoch else None)
+            for k in range(len(heads))]
+
+
+def together(model: nn.Module, heads: Sequence[nn.Module], trains: Sequence[Loader], vals: Sequence[Val],
+             search: Search, *, targets: Sequence[Mapping[str, float]] | None = None,
+             names: Iterable[str] | None = None, on_epoch: Callable[[int, Epoch], Any] | None = None,
+             ) -> list[Reengineered]:
+    """What `reengineer_many` does on CUDA; it runs anywhere."""
+    logs = [_Log(model, head, val, search, targets[k] if targets else None)
+            for k, (head, val) in enumerate(zip(heads, vals, strict=True))]
+    run = _Stack(model, heads, names, search, search.epochs * len(trains[0]))
+    with runtime.seeded(search.seed, run.device):
+        for epoch in range(search.epochs):
+            losses = run.train(zip(*trains, strict=True), not run.scores or search.head_only(epoch))
+            for k, (log, loss) in enumerate(zip(logs, losses, strict=True)):
+                if not log.over:
+                    log.note(loss, run.of(run.scores, k), partial(run.predict, k), partial(run.snapshot, k),
+                             partial(on_epoch, k) if on_epoch else None)
+            if all(log.over for log in logs):
+                break
+    return [log.found for log in logs]
+
+
+class _Stack:
+    """The live state of K searches: one frozen model, and scores and heads with a leading dimension of K."""
+
+    def __init__(self, model: nn.Module, heads: Sequence[nn.Module], names: Iterable[str] | None, search: Search,
+                 steps: int):
+        self.search, self.step, self.steps, self.n = search, 0, steps, len(heads)
+        self.device = next(model.parameters()).device
+        self.model = copy.deepcopy(model).eval().requires_grad_(False).to(  # type: ignore[call-overload]
+            memory_format=torch.channels_last)
+        self.scores: Masks = {name: score.detach().expand(self.n, *score.shape).clone().requires_grad_()
+                              for name, score in new_scores(self.model, names).items()}
+        self.folded, self.offsets = fold_norms(self.model, self.scores)
+        self.head = copy.deepcopy(heads[0]).to(self.device)
+        state, self.buffers = stack_module_state([copy.deepcopy(head).to(self.device) for head in heads])
+        self.heads = {name: t.detach().requires_grad_() for name, t in state.items()}
+        scores = {"params": list(self.scores.values()), "lr": search.lr_mask, "name": "lr_mask"}
+        top = {"params": list(self.heads.values()), "lr": search.lr_head, "name": "lr_head"}
+        self.alone = torch.optim.Adam([dict(top)], fused=True)
+        self.both = torch.optim.Adam([scores, dict(top)], fused=True) if self.scores else self.alone
+
+    def train(self, batches: Iterable[Sequence[Batch]], head_only: bool) -> list[float]:
+        """One epoch, `search._Run.train` for each of the K. Returns their mean cross-entropies."""
+        optimiser = self.alone if head_only else self.both
+        total = sum(s[0].numel() for s in self.scores.values())
+        sum_loss, n = torch.zeros(self.n, device=self.device), 0
+        _train_mode(self.folded, self.head)
+        for batch in batches:
+            if len(sizes := {tuple(x.shape) for x, _ in batch}) > 1:
+                raise ValueError(f"the problems have batches of {' and '.join(map(str, sorted(sizes)))} at one step: "
+                                 "all must be of one shape, or be searched one by one")
+            x, y = (torch.stack([pair[i].to(self.device) for pair in batch]) for i in (0, 1))
+            rate, course = rates(self.search, self.step / self.steps)
+            for group in optimiser.param_groups:
+                group["lr"] = rate * getattr(self.search, group["name"])
+            with runtime.autocast(self.device, self.search.precision):
+                with torch.set_grad_enabled(not head_only):
+                    masked = masked_weights(self.folded, self.scores, self.offsets)
+                    z = vmap(self._features, randomness="different")(masked, x)
+                answers = vmap(self._head, randomness="different")(self.heads, self.buffers, z)
+                losses = F.cross_entropy(answers.flatten(0, 1).float(), y.flatten(), reduction="none")
+            losses = losses.unflatten(0, (self.n, -1)).mean(1)
+            optimiser.zero_grad()
+            losses.sum().backward()
+            if not head_only:
+                for score in self.scores.values():
+                    score.grad = torch.zeros_like(score) if score.grad is None else score.grad
+                    score.grad += course * self.search.alpha / total
+            optimiser.step()
+            sum_loss += losses.detach() * y.shape[1]
+            n, self.step = n + y.shape[1], self.step + 1
+        self.head.eval()
+        return (sum_loss / n).tolist()
+
+    def _features(self, masked: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(self.folded, masked, (x,))
+
+    def _head(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], z: Tensor) -> Tensor:
+        return functional_call(self.head, parameters | buffers, (z,))
+
+    def of(self, stacked: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
+        """Those of problem `k`."""
+        return {name: t[k].detach() for name, t in stacked.items()}
+
+    def predict(self, k: int, x: Tensor) -> Tensor:
+        return self._head(self.of(self.heads, k), self.of(self.buffers, k),
+                          masked_call(self.model, self.of(self.scores, k), x.to(self.device)))
+
+    def snapshot(self, k: int, epoch: int) -> Pick:
+        head = {**self.of(self.heads, k), **self.of(self.buffers, k)}
+        return Pick(epoch, binarize(self.of(self.scores, k)), {name: t.clone() for name, t in head.items()})
