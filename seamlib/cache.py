@@ -1,4 +1,7 @@
-"""Results of long steps on disk: kept under a key of everything they depend on, never answered for anything else."""
+"""Results of long steps on disk: kept under a key of everything they depend on, never answered for anything else.
+
+And the state in the middle of one, so that it can go on after a crash.
+"""
 
 from __future__ import annotations
 
@@ -57,3 +60,41 @@ def read(path: Path | str) -> Stored | None:
             return {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["seamlib"])  # noqa: SIM118
     except (OSError, safetensors.SafetensorError, json.JSONDecodeError, KeyError, TypeError):
         return None
+
+
+def progress(train: Any, device: torch.device, optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """What the epochs to come depend on beside weights: optimisers, random numbers, and where `train` stands."""
+    tensors = {f"{name}/{i}/{key}": torch.as_tensor(value) for name, optimiser in optimisers.items()
+               for i, state in optimiser.state_dict()["state"].items() for key, value in state.items()
+               if value is not None}
+    tensors["random"] = torch.get_rng_state()
+    if device.type == "cuda":
+        tensors["random-cuda"] = torch.cuda.get_rng_state(device)
+    if (position := getattr(train, "position", None)) is not None:
+        tensors["position"] = position
+    return tensors
+
+
+def go_on(tensors: Mapping[str, Tensor], train: Any, device: torch.device,
+          optimisers: Mapping[str, torch.optim.Optimizer]) -> None:
+    """Set all that `progress` read to what it was."""
+    for name, optimiser in optimisers.items():
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        state = optimiser.state_dict()
+        state["state"] = {}
+        for key, value in part(tensors, f"{name}/").items():
+            i, _, what = key.partition("/")
+            like = parameters[int(i)]  # a file keeps no strides, and a fused step may need its parameter's
+            kept = torch.empty_like(like, requires_grad=False).copy_(value) if value.shape == like.shape else value
+            state["state"].setdefault(int(i), {})[what] = kept
+        optimiser.load_state_dict(state)
+    torch.set_rng_state(tensors["random"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["random-cuda"], device)
+    if "position" in tensors:
+        train.position = tensors["position"]
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}

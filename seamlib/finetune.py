@@ -149,13 +149,7 @@ def _save(path: Path | str, training: Training, model: nn.Module, optimiser: tor
     """Everything that the epochs to come depend on."""
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"best/{k}": v for k, v in (best or {}).items()}
-    tensors |= {f"momentum/{i}": state["momentum_buffer"] for i, state in optimiser.state_dict()["state"].items()
-                if state.get("momentum_buffer") is not None}
-    tensors |= {"random": torch.get_rng_state()}
-    if device.type == "cuda":
-        tensors |= {"random-cuda": torch.cuda.get_rng_state(device)}
-    if (position := getattr(train, "position", None)) is not None:
-        tensors |= {"position": position}
+    tensors |= cache.progress(train, device, {"optimiser": optimiser})
     cache.write(path, tensors, {"training": dataclasses.asdict(training), "history": history})
 
 
@@ -164,16 +158,6 @@ def _restore(stored: cache.Stored, training: Training, model: nn.Module, optimis
     tensors, values = stored
     if values["training"] != dataclasses.asdict(training):
         raise ValueError("the checkpoint was made with other parameters: remove it, or give those parameters")
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    model.load_state_dict(part("model/"))
-    state = optimiser.state_dict()
-    state["state"] = {int(i): {"momentum_buffer": v} for i, v in part("momentum/").items()}
-    optimiser.load_state_dict(state)
-    torch.set_rng_state(tensors["random"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["random-cuda"], device)
-    if "position" in tensors:
-        train.position = tensors["position"]  # type: ignore[attr-defined]
-    return values["history"], part("best/") or None
+    model.load_state_dict(cache.part(tensors, "model/"))
+    cache.go_on(tensors, train, device, {"optimiser": optimiser})
+    return values["history"], cache.part(tensors, "best/") or None

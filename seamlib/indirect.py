@@ -177,9 +177,13 @@ class _Run:
         about = {**self.about, "step": "s2", "search": dataclasses.asdict(setting),
                  "dropout": self.setting.dropout, "student": runtime.digest(first.state_dict())}
 
+        same = {**about, "search": {**about["search"], "max_removed": None}}  # other thresholds take the same course
+        course = Path(self.folder) / f"s2-course-{cache.key(same)}.safetensors" if self.folder else None
+
         def make() -> cache.Stored:
-            found = search.reengineer(first.get_submodule("body"), head, self.batches(self.problem.train, True),
-                                      self.batches(self.problem.val, False), setting, on_epoch=self._reporter("s2"))
+            found = search.reengineer(
+                first.get_submodule("body"), head, self.batches(self.problem.train, True),
+                self.batches(self.problem.val, False), setting, on_epoch=self._reporter("s2"), checkpoint=course)
             masks = {f"masks/{name}": mask for name, mask in found.masks.items()}
             return {**masks, **found.picks["paper"].head}, {"history": found.history}
         tensors, values = self._kept("s2", about, make)

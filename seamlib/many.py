@@ -63,8 +63,11 @@ def together(model: nn.Module, heads: Sequence[nn.Module], trains: Sequence[Load
             losses = run.train(zip(*trains, strict=True), not run.scores or search.head_only(epoch))
             for k, (log, loss) in enumerate(zip(logs, losses, strict=True)):
                 if not log.over:
-                    log.note(loss, run.of(run.scores, k), partial(run.predict, k), partial(run.snapshot, k),
-                             partial(on_epoch, k) if on_epoch else None)
+                    record = log.note(loss, run.of(run.scores, k), partial(run.predict, k), partial(run.snapshot, k))
+                    if on_epoch is not None:
+                        on_epoch(k, record)
+                    if log.over:
+                        log.end(partial(run.snapshot, k))
             if all(log.over for log in logs):
                 break
     return [log.found for log in logs]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import runtime
+from . import cache, runtime
 from .evaluate import Batch, Loader, Predict, count_right, measuring
 from .fold import fold_norms
 from .masks import NORMS, Masks, apply_masks, binarize, kept_fraction, masked_call, new_scores
@@ -243,7 +245,7 @@ class _Run:
 
 def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[Batch] | Mapping[str, Iterable[Batch]],
                search: Search, *, targets: Mapping[str, float] | None = None, names: Iterable[str] | None = None,
-               on_epoch: Callable[[Epoch], Any] | None = None) -> Reengineered:
+               on_epoch: Callable[[Epoch], Any] | None = None, checkpoint: Path | str | None = None) -> Reengineered:
     """Search for the weights of `model` that, with a new `head` behind it, solve the target problem.
 
     `train` yields batches (images [B, ...], labels [B]) of the target problem and has a length; `val` likewise, or a
@@ -254,8 +256,13 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     accuracy, accuracy_<part>; its loss is the epoch's mean cross-entropy plus, where there is a mask, `search.alpha`
     times kept.
 
+    `checkpoint`: a file that holds the state after each epoch; if it is there, the search goes on from it, and ends as
+    it would have; `max_removed` may be another by then. Whoever gives it also removes it, and sees to it that it
+    is given for the same model, head and batches.
+
     `model` and `head` are unchanged; the search runs on the device of the model's weights. Raises ValueError for bad
-    arguments, and SearchStopped, with the last good state, if the loss is not finite or nothing is kept.
+    arguments or a checkpoint of other parameters, and SearchStopped, with the last good state, if the loss is not
+    finite or nothing is kept.
     """
     if len(train) == 0:
         raise ValueError("train has no batch: give at least one")
@@ -266,11 +273,17 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
         log.parts = {part: run.frozen(batches) for part, batches in log.parts.items()}
         predict = run.head
     with runtime.seeded(search.seed, run.device):
-        for epoch in range(search.epochs):
+        if checkpoint is not None and (stored := cache.read(checkpoint)):
+            _restore(stored, run, log, train)
+        while not log.over:
+            epoch = len(log.found.history)
             loss = run.train(train, head_only=not run.scores or search.head_only(epoch))
-            log.note(loss, run.scores, predict, run.snapshot, on_epoch)
-            if log.over:
-                break
+            record = log.note(loss, run.scores, predict, run.snapshot)
+            if checkpoint is not None:
+                _save(checkpoint, run, log, train)
+            if on_epoch is not None:
+                on_epoch(record)
+        log.end(run.snapshot)
     return log.found
 
 
@@ -281,10 +294,9 @@ class _Log:
                  search: Search, targets: Mapping[str, float] | None):
         self.parts = dict(val) if isinstance(val, Mapping) else {"": val}
         self.search, self.targets = search, _targets(search, targets, self.parts)
-        self.found, self.over = Reengineered(model, head, [], {}), False
+        self.found = Reengineered(model, head, [], {})
 
-    def note(self, loss: float, scores: Masks, predict: Predict, snapshot: Callable[[int], Pick],
-             on_epoch: Callable[[Epoch], Any] | None) -> None:
+    def note(self, loss: float, scores: Masks, predict: Predict, snapshot: Callable[[int], Pick]) -> Epoch:
         """Measure the epoch that has just ended; keep its state where it is the pick of a series."""
         history, picks, search = self.found.history, self.found.picks, self.search
         epoch, kept = len(history), kept_fraction(scores)
@@ -298,13 +310,64 @@ class _Log:
         if len(self.parts) > 1:
             record |= {f"accuracy_{part}": right / n for part, (right, n) in counts.items()}
         history.append(record)
-        stop = search.max_removed is not None and 1 - kept >= search.max_removed
         for series, target in self.targets.items():
-            if stop or pick(history, target, _column(series)) == epoch:
+            if pick(history, target, _column(series)) == epoch:
                 picks[series] = snapshot(epoch)
-        if on_epoch is not None:
-            on_epoch(record)
-        self.over = stop or 0 < search.patience <= waited(history, self.targets["paper"])
+        return record
+
+    @property
+    def removed(self) -> bool:
+        """Whether the last epoch has removed as much as was asked for."""
+        most, history = self.search.max_removed, self.found.history
+        return most is not None and bool(history) and 1 - history[-1]["kept"] >= most
+
+    @property
+    def over(self) -> bool:
+        history, search = self.found.history, self.search
+        impatient = bool(history) and 0 < search.patience <= waited(history, self.targets["paper"])
+        return self.removed or impatient or len(history) == search.epochs
+
+    def end(self, snapshot: Callable[[int], Pick]) -> None:
+        """A search that has removed what was asked for delivers its last epoch, whatever its accuracy."""
+        if self.removed:
+            self.found.picks.update(dict.fromkeys(self.targets, snapshot(len(self.found.history) - 1)))
+
+
+def _save(path: Path | str, run: _Run, log: _Log, train: Loader) -> None:
+    """Everything that the epochs to come depend on."""
+    tensors = {f"scores/{name}": t for name, t in run.scores.items()}
+    tensors |= {f"head/{name}": t for name, t in run.head.state_dict().items()}
+    for series, p in log.found.picks.items():
+        tensors |= {f"pick/{series}/masks/{name}": t for name, t in p.masks.items()}
+        tensors |= {f"pick/{series}/head/{name}": t for name, t in p.head.items()}
+    tensors |= cache.progress(train, run.device, {"alone": run.alone, "both": run.both})
+    cache.write(path, tensors, {"search": _settings(run.search), "history": log.found.history,
+                                "picks": {series: p.epoch for series, p in log.found.picks.items()}})
+
+
+def _restore(stored: cache.Stored, run: _Run, log: _Log, train: Loader) -> None:
+    tensors, values = stored
+    if values["search"] != _settings(run.search):
+        raise ValueError("the checkpoint was made with other parameters: remove it, or give those parameters")
+    if run.search.max_removed is not None and any(1 - e["kept"] >= run.search.max_removed
+                                                  for e in values["history"][:-1]):
+        return  # it is further than this search should go
+    with torch.no_grad():
+        for name, score in run.scores.items():
+            score.copy_(tensors[f"scores/{name}"])
+    run.head.load_state_dict(cache.part(tensors, "head/"))
+    run.step = len(values["history"]) * len(train)
+    log.found.history.extend(values["history"])
+    for series, epoch in values["picks"].items():
+        kept = cache.part(tensors, f"pick/{series}/")
+        masks = {name: t.to(run.device) for name, t in cache.part(kept, "masks/").items()}
+        log.found.picks[series] = Pick(epoch, masks, cache.part(kept, "head/"))
+    cache.go_on(tensors, train, run.device, {"alone": run.alone, "both": run.both})
+
+
+def _settings(search: Search) -> dict[str, Any]:
+    """All that an epoch depends on; when the search stops is not."""
+    return {k: v for k, v in dataclasses.asdict(search).items() if k != "max_removed"}
 
 
 def _column(series: str) -> str:

@@ -155,6 +155,17 @@ def test_training_that_was_cut_off_goes_on(body, problem, tmp_path):
     assert all(torch.equal(v, found.student.state_dict()[k]) for k, v in want.student.state_dict().items())
 
 
+def test_searches_of_other_thresholds_share_their_course(body, problem, tmp_path):
+    where, ran = {"folder": tmp_path, "about": {"problem": "brightness"}}, []
+    low = run(body, problem, prune_threshold=0.0, **where)
+    high = run(body, problem, **where, on_epoch=lambda step, e: ran.append(step))
+    assert 0 < len(low.history["s2"]) < len(high.history["s2"])
+    assert ran.count("s2") == len(high.history["s2"]) - len(low.history["s2"])
+    want = run(body, problem)
+    assert high.history == want.history
+    assert all(torch.equal(m, high.masks[name]) for name, m in want.masks.items())
+
+
 @pytest.mark.parametrize(("given", "text"), [
     ({"method": "magic"}, "unknown method 'magic': allowed are standard, seam, retrain, remos, random"),
     ({"prune_threshold": 1.5}, "prune_threshold is 1.5: it must be in [0, 1]"),

@@ -10,7 +10,7 @@ MAY_USE = {
     "superclasses": set(), "masks": {"runtime"}, "fold": set(),
     "data": {"runtime", "stream", "superclasses", "layouts"}, "models": {"runtime"}, "evaluate": {"runtime"},
     "cost": {"runtime"}, "timing": {"runtime"}, "export": {"runtime"}, "records": {"runtime"}, "figures": set(),
-    "search": {"runtime", "masks", "evaluate", "fold"}, "finetune": {"runtime", "evaluate", "cache"},
+    "search": {"runtime", "cache", "masks", "evaluate", "fold"}, "finetune": {"runtime", "evaluate", "cache"},
     "many": {"runtime", "masks", "evaluate", "fold", "search"},
     "tasks": {"runtime", "data", "evaluate", "superclasses"},
     "robustness": {"runtime", "cache", "evaluate"},

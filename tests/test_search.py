@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torchvision
 from hypothesis import given, strategies as st
 from torch.nn import functional as F
 
-from seamlib import models
+from seamlib import data, models
 from seamlib.masks import kept_fraction
 from seamlib.search import Search, SearchStopped, crossfit, pick, reengineer, summary, waited
 
@@ -267,3 +268,58 @@ def test_summary_has_the_names_of_a_record(tiny, problem):
     assert set(results["accuracy"]) == {"original_all", "original_restricted", "head_only", "crossfit", "paper"}
     assert set(results["kept_fraction"]) == {"crossfit", "paper"}
     assert len(results["history"]["kept"]) == FAST.epochs
+
+
+@pytest.mark.parametrize(("more", "names"), [({}, None), ({"schedule": "anneal", "patience": 9}, None), ({}, ())])
+def test_a_search_that_was_cut_off_ends_as_it_would_have(tiny, problem, tmp_path, more, names):
+    class Crash(Exception):
+        pass
+
+    def crash(epoch):
+        if epoch["epoch"] == 2:
+            raise Crash
+    split = data.Split(torch.randint(0, 256, (40, 1, 6, 6), dtype=torch.uint8), torch.arange(40) % 2)
+    _, val = problem
+
+    def search(epochs=6, **given):
+        train = data.batches(split, 8, seed=3)  # shuffled and cropped anew each epoch
+        return reengineer(tiny, torch.nn.Linear(3, 2), train, val, dataclasses.replace(FAST, epochs=epochs, **more),
+                          names=names, **given)
+    torch.manual_seed(1)
+    want = search()
+    file = tmp_path / "state"
+    torch.manual_seed(1)
+    with pytest.raises(Crash):
+        search(on_epoch=crash, checkpoint=file)
+    seen = []
+    torch.manual_seed(7)  # neither the caller's random numbers nor the new head matter now
+    found = search(on_epoch=lambda e: seen.append(e["epoch"]), checkpoint=file)
+    assert seen == [3, 4, 5]
+    assert found.history == want.history
+    assert found.picks.keys() == want.picks.keys()
+    for series, p in want.picks.items():
+        assert found.picks[series].epoch == p.epoch
+        assert all(torch.equal(m, found.picks[series].masks[name]) for name, m in p.masks.items())
+        assert all(torch.equal(t, found.picks[series].head[name]) for name, t in p.head.items())
+    assert search(checkpoint=file).history == want.history  # already at its end
+    with pytest.raises(ValueError, match="the checkpoint was made with other parameters"):
+        search(epochs=7, checkpoint=file)
+
+
+def test_a_higher_threshold_goes_on_where_a_lower_one_stopped_and_a_lower_one_starts_anew(tiny, problem, tmp_path):
+    train, val = problem
+    torch.manual_seed(1)
+    head = torch.nn.Linear(3, 2)
+
+    def search(share, checkpoint=None, **given):
+        setting = dataclasses.replace(FAST, head_only_every=0, epochs=12, alpha=1.0, max_removed=share)
+        return reengineer(tiny, head, train, val, setting, checkpoint=checkpoint, **given)
+    file, ran = tmp_path / "state", []
+    low, high = search(0.0, file), search(0.4, file, on_epoch=ran.append)
+    assert len(low.history) + len(ran) == len(high.history)
+    assert 0 < len(low.history) < len(high.history) < 12
+    for found, share in ((search(0.0, file), 0.0), (high, 0.4)):
+        want = search(share)
+        assert found.history == want.history
+        assert found.picks["paper"].epoch == len(want.history) - 1
+        assert all(torch.equal(m, found.masks[name]) for name, m in want.masks.items())
