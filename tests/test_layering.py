@@ -7,7 +7,7 @@ from conftest import ROOT
 
 MAY_USE = {
     "runtime": set(), "stream": set(), "cache": {"runtime"}, "layouts": {"stream"}, "remos": {"evaluate", "masks"},
-    "superclasses": set(), "masks": {"runtime"}, "fold": set(),
+    "superclasses": set(), "masks": {"runtime"}, "fold": set(), "compaction": {"evaluate", "fold"},
     "data": {"runtime", "stream", "superclasses", "layouts"}, "models": {"runtime"}, "evaluate": {"runtime"},
     "cost": {"runtime"}, "timing": {"runtime"}, "export": {"runtime"}, "records": {"runtime"}, "figures": set(),
     "search": {"runtime", "cache", "masks", "evaluate", "fold"}, "finetune": {"runtime", "evaluate", "cache"},
