@@ -101,9 +101,9 @@ def _method(parameters: Mapping[str, Any]) -> str:
     return f"remos {parameters['prune_threshold']:.0%}" if method == "remos" else method
 
 
-def styled_transfer(table: pd.DataFrame) -> pd.io.formats.style.Styler:
+def styled_transfer(table: pd.DataFrame, columns: Iterable[str]) -> pd.io.formats.style.Styler:
     """A row a method: the mean over its students and, in brackets, the standard deviation, in points."""
-    by = table.drop(columns="seed").groupby("method", sort=False)
+    by = table[["method", *columns]].groupby("method", sort=False)
     mean, spread = by.mean(), by.std()
     cells = {c: [_mean(m, s) for m, s in zip(mean[c], spread[c], strict=True)] for c in mean}
     return pd.DataFrame({"n": by.size(), **cells}, mean.index).reset_index().style.hide(axis="index")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 SEAM, CONTROL = sns.color_palette("colorblind")[:2]  # blue, orange
 ORIGINAL = sns.color_palette("colorblind")[7]  # grey
@@ -152,10 +152,11 @@ def by_method(axes: Sequence[Axes], students: pd.DataFrame, panels: Mapping[str,
     rows = students["method"].map(methods.index)
     for i, (ax, (column, control)) in enumerate(zip(axes, panels.items(), strict=True)):
         if control:
-            ax.plot(students[control], rows, "|", color=ORIGINAL, markersize=12, label=control)
+            ax.plot(students[control], rows, "|", color=ORIGINAL, markersize=14, markeredgewidth=2, label=control)
         ax.plot(students[column], rows, "o", color=SEAM, markersize=7, alpha=0.7, label=column)
         ax.set_yticks(range(len(methods)), methods if i == 0 else [""] * len(methods))
         ax.set_ylim(len(methods) - 0.5, -0.5)
+        ax.xaxis.set_major_locator(MaxNLocator(5))
         _percent(ax, "x", column)
         if control:
             ax.legend(fontsize="small")
