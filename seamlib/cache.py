@@ -5,6 +5,7 @@ And the state in the middle of one, so that it can go on after a crash.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -22,23 +23,32 @@ from . import runtime
 Stored = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and what JSON can say
 
 
-def key(about: Mapping[str, Any]) -> str:
-    """Sixteen hex digits over `about` (JSON values), the source text of this library and torch's version."""
-    text = json.dumps({**about, "code": _code(), "torch": torch.__version__}, sort_keys=True)
+def key(by: str, about: Mapping[str, Any]) -> str:
+    """Sixteen hex digits over `about` (JSON values), torch's version, and the source of module `by` (its `__name__`)
+    and of all modules of this library that it builds on."""
+    text = json.dumps({**about, "code": _code(by.rpartition(".")[2]), "torch": torch.__version__}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-@lru_cache(1)
-def _code() -> str:
-    return hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
+@lru_cache
+def _code(module: str) -> str:
+    sources: dict[str, bytes] = {}
+    waiting = [module]
+    while waiting:
+        if (name := waiting.pop()) not in sources:
+            sources[name] = (Path(__file__).parent / f"{name}.py").read_bytes()
+            for node in ast.walk(ast.parse(sources[name])):
+                if isinstance(node, ast.ImportFrom) and node.level == 1:
+                    waiting += [node.module] if node.module else [a.name for a in node.names]
+    return hashlib.sha256(b"".join(sources[name] for name in sorted(sources))).hexdigest()
 
 
-def cached(folder: Path | str, name: str, about: Mapping[str, Any], make: Callable[[], Stored]) -> Stored:
-    """What `make()` returned when it was called with `about` last: from `folder`, or made now and kept there.
+def cached(folder: Path | str, name: str, by: str, about: Mapping[str, Any], make: Callable[[], Stored]) -> Stored:
+    """What `make()`, of module `by`, returned when it was called with `about` last: from `folder`, or made and kept now.
 
     `make` returns (tensors by name, JSON values); both come back equal. A damaged file is made again.
     """
-    path = Path(folder) / f"{name}-{key(about)}.safetensors"
+    path = Path(folder) / f"{name}-{key(by, about)}.safetensors"
     stored = read(path)
     if stored is None:
         stored = make()

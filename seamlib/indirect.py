@@ -157,7 +157,7 @@ class _Run:
     def _trained(self, step: str, made: nn.Module, training: Training) -> tuple[nn.Module, History]:
         about = {**self.about, "step": step, "training": dataclasses.asdict(training),
                  "dropout": self.setting.dropout, "student": runtime.digest(made.state_dict())}
-        checkpoint = Path(self.folder) / f"{step}-{cache.key(about)}.unfinished" if self.folder else None
+        checkpoint = Path(self.folder) / f"{step}-{cache.key(__name__, about)}.unfinished" if self.folder else None
 
         def make() -> cache.Stored:
             student, history = finetune(
@@ -178,7 +178,7 @@ class _Run:
                  "dropout": self.setting.dropout, "student": runtime.digest(first.state_dict())}
 
         same = {**about, "search": {**about["search"], "max_removed": None}}  # other thresholds take the same course
-        course = Path(self.folder) / f"s2-course-{cache.key(same)}.safetensors" if self.folder else None
+        course = Path(self.folder) / f"s2-course-{cache.key(__name__, same)}.safetensors" if self.folder else None
 
         def make() -> cache.Stored:
             found = search.reengineer(
@@ -196,4 +196,4 @@ class _Run:
         return lambda epoch: self.on_epoch(step, epoch) if self.on_epoch else None
 
     def _kept(self, step: str, about: dict[str, Any], make: Callable[[], cache.Stored]) -> cache.Stored:
-        return cache.cached(self.folder, step, about, make) if self.folder else make()
+        return cache.cached(self.folder, step, __name__, about, make) if self.folder else make()

@@ -108,7 +108,7 @@ def crafted(body: nn.Module, batches: Iterable[Batch], attack: Attack, seed: int
             return {"images": adversarial}, {}
         about = {"body": digest, "images": runtime.digest({"x": x}), "attack": asdict(attack), "seed": seed, "batch": i,
                  "device": x.device.type}
-        tensors, _ = cache.cached(folder, "adversarial", about, make) if folder is not None else make()
+        tensors, _ = cache.cached(folder, "adversarial", __name__, about, make) if folder is not None else make()
         yield tensors["images"].to(x.device)
 
 

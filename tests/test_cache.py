@@ -1,3 +1,6 @@
+import shutil
+from pathlib import Path
+
 import torch
 
 from seamlib import cache
@@ -10,7 +13,7 @@ def test_what_was_made_comes_back_and_is_made_once(tmp_path):
         made.append(1)
         return {"a": torch.arange(3), "b": torch.ones(2, dtype=torch.bool)}, {"history": [{"loss": 0.1}]}
     for _ in range(2):
-        tensors, values = cache.cached(tmp_path, "step", {"lr": 0.1}, make)
+        tensors, values = cache.cached(tmp_path, "step", "seamlib.remos", {"lr": 0.1}, make)
         assert torch.equal(tensors["a"], torch.arange(3))
         assert tensors["b"].dtype == torch.bool
         assert values == {"history": [{"loss": 0.1}]}
@@ -19,18 +22,33 @@ def test_what_was_made_comes_back_and_is_made_once(tmp_path):
 
 def test_it_never_answers_for_anything_else(tmp_path, monkeypatch):
     def ask(**about):
-        return cache.cached(tmp_path, "step", about, lambda: ({}, {"made for": str(about)}))[1]["made for"]
+        return cache.cached(tmp_path, "step", "seamlib.remos", about, lambda: ({}, {"made for": str(about)}))[1]["made for"]
     first = ask(lr=0.1, epochs=2)
     assert ask(epochs=2, lr=0.1) == first
     assert {ask(lr=0.2, epochs=2), ask(lr=0.1, epochs=3), ask(lr=0.1)}.isdisjoint({first})
-    before = cache.key({"lr": 0.1})
-    monkeypatch.setattr(cache, "_code", lambda: "another version of the library")
-    assert cache.key({"lr": 0.1}) != before
+    assert cache.key("seamlib.remos", {"lr": 0.1}) != cache.key("seamlib.search", {"lr": 0.1})
+
+
+def test_a_key_is_of_the_modules_that_made_it_and_of_no_others(tmp_path, monkeypatch):
+    for file in Path(cache.__file__).parent.glob("*.py"):
+        shutil.copy(file, tmp_path)
+    monkeypatch.setattr(cache, "__file__", str(tmp_path / "cache.py"))
+
+    def key():
+        cache._code.cache_clear()
+        return cache.key("seamlib.robustness", {"lr": 0.1})
+    before = key()
+    for name, same in (("figures", True), ("finetune", True), ("robustness", False), ("evaluate", False)):
+        with open(tmp_path / f"{name}.py", "a") as f:
+            f.write("\n")
+        assert (key() == before) == same, name
+        before = key()
+    cache._code.cache_clear()
 
 
 def test_a_damaged_file_is_made_again(tmp_path):
     def ask():
-        return cache.cached(tmp_path, "step", {}, lambda: ({"a": torch.ones(2)}, {}))[0]["a"]
+        return cache.cached(tmp_path, "step", "seamlib.remos", {}, lambda: ({"a": torch.ones(2)}, {}))[0]["a"]
     ask()
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-3])
