@@ -44,7 +44,7 @@ def _code(module: str) -> str:
 
 
 def cached(folder: Path | str, name: str, by: str, about: Mapping[str, Any], make: Callable[[], Stored]) -> Stored:
-    """What `make()`, of module `by`, returned when it was called with `about` last: from `folder`, or made and kept now.
+    """What `make()`, of module `by`, returned when it was called with `about` last: from `folder`, or made now.
 
     `make` returns (tensors by name, JSON values); both come back equal. A damaged file is made again.
     """

@@ -5,6 +5,7 @@ import re
 import nbformat
 import numpy as np
 import pytest
+import report
 import run
 import torch
 import yaml
@@ -121,6 +122,28 @@ def test_the_readme_states_what_the_records_say(preset, n):
     readme = (ROOT / "README.md").read_text()
     for row in rows:
         assert row in readme, row
+
+
+def test_students_and_what_they_inherit_are_told_apart_by_attack_and_match_the_readme():
+    table = report.transfer("transfer")
+    kept = [records.read(p) for p in RESULTS.glob("defect_inheritance/*.json")]
+    for r in kept:
+        of = next(s for s in map(records.read, RESULTS.glob("indirect_reuse/*.json"))
+                  if s.sha256["student"] == r.sha256["student"])
+        attack, method = r.parameters["attack"], report._method(of.parameters)
+        (row,) = table[(table["method"] == method) & (table["seed"] == of.seed)].to_dict("records")
+        assert row[f"inherited, {attack}"] == r.results[f"dir_{attack}"]
+        assert row[f"noise, {attack}"] == r.results[f"dir_{attack}_noise"]
+        assert row["accuracy"] == of.results["accuracy"] == pytest.approx(r.results["accuracy"])
+        assert row["removed"] == 1 - of.results["kept_fraction"]
+    mean = table.groupby("method").mean(numeric_only=True)
+    readme = (ROOT / "README.md").read_text()
+    for title, column in (("accuracy", "accuracy"), ("right answers lost to the attack", "inherited, pixel"),
+                          ("right answers lost to noise of that size", "noise, pixel")):
+        assert f"| {title} | {mean.loc['standard', column]:.1%} | {mean.loc['seam', column]:.1%} |" in readme
+    rates = table.set_index(["method", "seed"])["inherited, pixel"]
+    less = (1 - rates["seam"] / rates["standard"]).mean()
+    assert f"| fewer lost to the attack (SeaM: 57 %) | | {less:.1%} |" in readme
 
 
 def test_the_readmes_example_removes_weights():

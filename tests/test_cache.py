@@ -22,7 +22,8 @@ def test_what_was_made_comes_back_and_is_made_once(tmp_path):
 
 def test_it_never_answers_for_anything_else(tmp_path, monkeypatch):
     def ask(**about):
-        return cache.cached(tmp_path, "step", "seamlib.remos", about, lambda: ({}, {"made for": str(about)}))[1]["made for"]
+        made = cache.cached(tmp_path, "step", "seamlib.remos", about, lambda: ({}, {"made for": str(about)}))
+        return made[1]["made for"]
     first = ask(lr=0.1, epochs=2)
     assert ask(epochs=2, lr=0.1) == first
     assert {ask(lr=0.2, epochs=2), ask(lr=0.1, epochs=3), ask(lr=0.1)}.isdisjoint({first})
