@@ -1,6 +1,7 @@
 """seamlib: re-engineer a trained classifier for a smaller problem (SeaM, ICSE 2023)."""
 
 from . import records as records, runtime as runtime
+from .artefact import import_seam as import_seam
 from .compaction import Report as Report, compact as compact
 from .cost import Flops as Flops, flops as flops, weights as weights
 from .data import Batches as Batches, Source as Source, Split as Split, batches as batches, load as load

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,7 +24,8 @@ from torch.func import functional_call
 from . import runtime
 
 Masks = dict[str, Tensor]
-SCHEMA = "seamlib-masks-2"
+SCHEMA = "seamlib-masks-3"
+READABLE = ("seamlib-masks-2", SCHEMA)  # 2: without classes and preprocessing
 NORMS: tuple[type[nn.Module], ...] = (
     nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm,  # _NormBase: batch and instance norm
 )
@@ -141,6 +143,8 @@ class MaskFile(NamedTuple):
     source: str  #: name of the source model
     weights: str  #: digest of its state_dict
     digest: str  #: digest of the file's own tensors
+    classes: tuple[str, ...] = ()  #: name of each target label, if the file says them
+    preprocessing: Mapping[str, Any] = {}  #: what an image goes through before the model, if the file says it
 
 
 class Masked(Protocol):
@@ -152,11 +156,13 @@ class Masked(Protocol):
     def head(self) -> dict[str, Tensor]: ...
 
 
-def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, weights: str) -> str:
+def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, weights: str,
+               classes: Sequence[str] = (), preprocessing: Mapping[str, Any] | None = None) -> str:
     """Write masks and heads to one safetensors file, at most one bit a weight; return its digest.
 
     `picks` maps a name to a pick; equal ones are stored once. `source` and `weights`
-    (the digest of the source model's state_dict) say what the masks belong to. Written atomically.
+    (the digest of the source model's state_dict) say what the masks belong to, `classes` the names of the target
+    labels, `preprocessing` (JSON values) what is done to an image before. Written atomically.
 
     Bits are packed; those of each further pick are stored as the difference from the pick before, and all are
     deflated. The digest is over the packed bits and the heads, so it does not depend on the compressor.
@@ -174,7 +180,8 @@ def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, we
         if first == pick:
             tensors |= {f"{pick}/{k}": v for k, v in group.items()}
     own = runtime.digest(tensors)
-    meta = {"schema": SCHEMA, "source": source, "weights": weights, "shapes": shapes, "picks": where, "digest": own}
+    meta = {"schema": SCHEMA, "source": source, "weights": weights, "shapes": shapes, "picks": where, "digest": own,
+            "classes": list(classes), "preprocessing": dict(preprocessing or {})}
     meta["seal"] = _seal(meta)
     before: Any = 0
     for key in [k for k in tensors if k.endswith("/masks")]:
@@ -201,30 +208,43 @@ def load_masks(path: Path | str, model: nn.Module | None = None) -> MaskFile:
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
     except (safetensors.SafetensorError, json.JSONDecodeError) as e:
         raise ValueError(f"{path} is not a whole mask file ({e}): copy or compute it again") from e
-    if meta.get("schema") != SCHEMA:
-        raise ValueError(f"{path} has mask format {meta.get('schema')!r}: this version reads {SCHEMA}")
-    before: Any = 0
-    for pick in dict.fromkeys(meta["picks"].values()):
-        try:
-            bits = np.frombuffer(zlib.decompress(tensors[f"{pick}/masks"].numpy().tobytes()), np.uint8)
-            before = bits ^ before
-        except (KeyError, zlib.error, ValueError) as e:
-            raise ValueError(f"{path} was edited or damaged ({e}): make it again") from e
-        tensors[f"{pick}/masks"] = torch.from_numpy(before)
-    if meta.get("seal") != _seal(meta) or runtime.digest(tensors) != meta["digest"]:
-        raise ValueError(f"{path} was edited: its content does not have the digests it states; make it again")
+    if not isinstance(meta, dict) or meta.get("schema") not in READABLE:
+        found = meta.get("schema") if isinstance(meta, dict) else meta
+        raise ValueError(f"{path} has mask format {found!r}: this version reads {', '.join(READABLE)}")
+    if meta.get("seal") != _seal(meta):
+        raise ValueError(f"{path} was edited: its metadata are not those that it was sealed with; make it again")
+    try:
+        _inflate(tensors, meta)
+        whole = runtime.digest(tensors) == meta["digest"]
+        masks = {pick: _unpack(tensors[f"{first}/masks"], meta["shapes"]) for pick, first in meta["picks"].items()}
+        heads = {pick: {k.removeprefix(f"{first}/head."): v for k, v in tensors.items()
+                        if k.startswith(f"{first}/head.")} for pick, first in meta["picks"].items()}
+        found = MaskFile(masks, heads, str(meta["source"]), str(meta["weights"]), meta["digest"],
+                         tuple(meta.get("classes", ())), dict(meta.get("preprocessing", {})))
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError, zlib.error) as e:
+        raise ValueError(f"{path} was edited or damaged ({e}): make it again") from e
+    if not whole:
+        raise ValueError(f"{path} was edited: its content does not have the digest it states; make it again")
     if model is not None:
         parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
         _check_shapes({n: tuple(s) for n, s in meta["shapes"].items()}, parameters)
-        if (found := runtime.digest(model.state_dict())) != meta["weights"]:
-            raise ValueError(f"{path} was made for {meta['source']} with weights {meta['weights'][:12]}..., but these "
-                             f"are {found[:12]}...: load the weights that the mask belongs to")
-    masks, heads = {}, {}
-    for pick, first in meta["picks"].items():
-        masks[pick] = _unpack(tensors[f"{first}/masks"], meta["shapes"])
-        prefix = f"{first}/head."
-        heads[pick] = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return MaskFile(masks, heads, meta["source"], meta["weights"], meta["digest"])
+        if (these := runtime.digest(model.state_dict())) != found.weights:
+            raise ValueError(f"{path} was made for {found.source} with weights {found.weights[:12]}..., but these "
+                             f"are {these[:12]}...: load the weights that the mask belongs to")
+    return found
+
+
+def _inflate(tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Replace the masks of each pick, in place, by their packed bits: as many as the shapes say, and no more."""
+    n = -(-sum(math.prod(shape) for shape in meta["shapes"].values()) // 8)
+    before: Any = 0
+    for pick in dict.fromkeys(meta["picks"].values()):
+        deflated = zlib.decompressobj()
+        bits = np.frombuffer(deflated.decompress(tensors[f"{pick}/masks"].numpy().tobytes(), n + 1), np.uint8)
+        if len(bits) != n or not deflated.eof:
+            raise ValueError(f"pick {pick!r} does not have {n} bytes of bits")
+        before = bits ^ before
+        tensors[f"{pick}/masks"] = torch.from_numpy(before)
 
 
 def _seal(meta: Mapping[str, Any]) -> str:

@@ -17,7 +17,18 @@ from torch.nn import functional as F
 from . import cache, runtime
 from .evaluate import Batch, Loader, Predict, count_right, measuring
 from .fold import fold_norms
-from .masks import NORMS, Masks, apply_masks, binarize, kept_fraction, masked_call, new_scores
+from .masks import (
+    NORMS,
+    Masks,
+    apply_masks,
+    binarize,
+    kept_fraction,
+    load_masks,
+    masked_call,
+    new_scores,
+    save_masks,
+)
+from .models import new_head
 
 SCHEDULES = ("constant", "anneal")
 Epoch = dict[str, float]
@@ -76,7 +87,7 @@ class SearchStopped(RuntimeError):
 class Pick:
     """What one epoch left behind: copies, never the live tensors."""
 
-    epoch: int
+    epoch: int  #: -1 if it is not known
     masks: Masks  #: boolean, by parameter name
     head: dict[str, Tensor]  #: state_dict
 
@@ -105,6 +116,39 @@ class Reengineered:
         runtime.check_choice("pick", pick, tuple(self.picks))
         body = apply_masks(copy.deepcopy(self.source), self.picks[pick].masks)
         return nn.Sequential(body, self._head(pick)).eval()
+
+    def save(self, path: Path | str, *, source: str = "", classes: Sequence[str] = (),
+             preprocessing: Mapping[str, Any] | None = None) -> str:
+        """Write masks and heads to a file of at most one bit a weight (see `save_masks`); return its digest.
+
+        `source`: a name for the source model (default: its class's); its weights are named by their digest.
+        """
+        return save_masks(path, self.picks, source=source or type(self.source).__name__,
+                          weights=runtime.digest(self.source.state_dict()), classes=classes,
+                          preprocessing=preprocessing)
+
+    @classmethod
+    def load(cls, path: Path | str, source: nn.Module, head: nn.Module | None = None) -> Reengineered:
+        """What `save` wrote, for the very weights of `source`; `module()` then answers bit for bit as before.
+
+        `head`: a module of the head's architecture; default: that of `models.new_head`. History and epochs are not
+        in the file. Raises what `load_masks` raises, and ValueError for a head that does not fit.
+        """
+        stored = load_masks(path, source)
+        heads = [stored.heads[name] for name in stored.masks]
+        if head is None:
+            shapes = {tuple(t.shape) for t in heads[0].values() if t.dim() == 2}
+            if len(shapes) != 1 or set(heads[0]) != {"1.weight", "1.bias"}:
+                raise ValueError(f"{path} has a head with {', '.join(heads[0])}, which is not ReLU and Linear: give "
+                                 "a module of its architecture as head")
+            n_out, n_in = shapes.pop()
+            head = new_head(n_in, n_out)
+        picks = {name: Pick(-1, mask, stored.heads[name]) for name, mask in stored.masks.items()}
+        try:
+            copy.deepcopy(head).load_state_dict(heads[0])
+        except RuntimeError as e:
+            raise ValueError(f"the head does not fit that of {path}: {str(e).splitlines()[-1].strip()}") from e
+        return cls(source, head, [], picks)
 
     def _head(self, pick: str) -> nn.Module:
         head = copy.deepcopy(self.new_head)

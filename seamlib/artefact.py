@@ -1,0 +1,60 @@
+"""Re-engineered models that the authors of SeaM published, in the format of their own code."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .models import new_head
+from .search import Pick, Reengineered
+
+MASK, HEAD = "_mask", "module_head."
+
+
+def import_seam(path: Path | str, source: nn.Module) -> Reengineered:
+    """The re-engineered model in a file of SeaM's own code, as if a search of ours on `source` had found it.
+
+    The file is a pickled dict of score tensors `<parameter>_mask` (a weight is kept where its score is above 0) and of
+    the head, ReLU and Linear, `module_head.<n>.weight` and `.bias`. Nothing but tensors is unpickled. Parameter names
+    and shapes must be those of `source`; that its weights are those of the search cannot be seen from such a file.
+
+    Raises FileNotFoundError, or ValueError for a file that holds anything else or belongs to another architecture.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file at {path}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a damaged file looks like one of another protocol
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # what an unpickler meets in a damaged file may be anything
+        raise ValueError(f"{path} is not a whole file of tensors ({str(e).splitlines()[0] if str(e) else type(e)}): "
+                         "it must be a dict of tensors that torch.save wrote") from e
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path} holds a {type(content).__name__}: it must be a dict of tensors")
+    masks, head = {}, {}
+    parameters = dict(source.named_parameters())
+    for name, t in content.items():
+        if not isinstance(name, str) or not isinstance(t, Tensor):
+            raise ValueError(f"{path} holds {name!r}, a {type(t).__name__}: all of it must be tensors by name")
+        if name.startswith(HEAD):
+            head[name.rpartition(".")[2]] = t.float()
+        elif name.endswith(MASK) and name.removesuffix(MASK) in parameters:
+            masks[name.removesuffix(MASK)] = t > 0
+        else:
+            raise ValueError(f"{path} holds {name!r}, which is neither a mask of a parameter of {type(source).__name__}"
+                             f" nor {HEAD}*: it belongs to another architecture")
+    for name, mask in masks.items():
+        if mask.shape != parameters[name].shape:
+            raise ValueError(f"{path}: the mask of {name!r} has shape {tuple(mask.shape)}, the model's weight "
+                             f"{tuple(parameters[name].shape)}: they belong to another architecture")
+    if not masks or set(head) != {"weight", "bias"} or head["weight"].dim() != 2 or (
+            head["bias"].shape != head["weight"].shape[:1]):
+        raise ValueError(f"{path} holds {len(masks)} masks and a head of {', '.join(head) or 'nothing'}: at least one "
+                         "mask, and weight and bias of a linear layer, are needed")
+    n_out, n_in = head["weight"].shape
+    return Reengineered(source, new_head(n_in, n_out), [],
+                        {"paper": Pick(-1, masks, {"1.weight": head["weight"], "1.bias": head["bias"]})})
