@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from seamlib import models
+from seamlib import masks, models
 from seamlib.compaction import compact
 
 SHARES = st.floats(0, 1)
@@ -66,6 +67,20 @@ def test_models_of_torchvision(name):
     same(model, small, 3, 71, 66)
     assert weights(small) < weights(model)
     assert bool(report.left) == (name in ("mobilenet_v3_small", "shufflenet_v2_x0_5"))  # products, shuffles
+
+
+@pytest.mark.parametrize("removed", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize(("name", "size"), [("resnet20-cifar10", 32), ("vgg16_bn-cifar10", 32), ("resnet18", 65),
+                                            ("mobilenet_v2", 65)])
+def test_random_masks(name, size, removed):
+    build = models.build if "-" in name else partial(torchvision.models.get_model, weights=None)
+    model = killed(build(name), 0.0)
+    masks.apply_masks(model, masks.drawn(model, removed, seed=1))
+    small, report = compact(model, torch.rand(1, 3, size, size, dtype=torch.float64))
+    same(model, small, 3, size, size)
+    assert weights(small) <= weights(model)
+    if removed == 0.99 and name in ("resnet20-cifar10", "mobilenet_v2"):  # the others' channels have hundreds of weights
+        assert sum(after for _, after in report.channels.values()) < sum(n for n, _ in report.channels.values())
 
 
 class Net(nn.Module):
