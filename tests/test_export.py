@@ -46,6 +46,29 @@ def test_a_masked_model_with_its_head_gives_torchs_output(small, engine, tmp_pat
     assert found.by_model["small"]["error"] < 1e-4
 
 
+def test_any_number_of_images_names_and_provenance(small, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    path = export.export_onnx(small, torch.rand(2, 3, 32, 32), tmp_path / "model.onnx", any_batch=True,
+                              classes=["other", "cat"], about={"source": "resnet20-cifar10"})
+    session = runtime.InferenceSession(str(path))
+    assert session.get_modelmeta().custom_metadata_map == {"classes": '["other", "cat"]', "source": "resnet20-cifar10"}
+    for n in (1, 5):
+        x = torch.rand(n, 3, 32, 32)
+        (found,) = session.run(None, {"images": x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), small(x), rtol=1e-3, atol=1e-4)
+
+
+def test_a_file_that_answers_differently_is_not_written(tmp_path):
+    class Counts(torch.nn.Module):
+        """Its answer depends on the number of images, which tracing takes for a constant."""
+
+        def forward(self, x):
+            return x.flatten(1) * len(x)
+    with pytest.raises(ValueError, match=r"onnxruntime's logits differ from torch's by .* for 4 images"):
+        export.export_onnx(Counts().eval(), torch.rand(2, 3), tmp_path / "model.onnx", any_batch=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_failed_export_leaves_what_was_there(tmp_path):
     class Odd(torch.nn.Module):
         def forward(self, x):
