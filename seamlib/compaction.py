@@ -65,6 +65,8 @@ def compact(model: nn.Module, example: Tensor) -> tuple[nn.Module, Report]:
     with measuring():
         try:
             want = model(example)
+            if not isinstance(want, Tensor):
+                raise ValueError(f"it returns a {type(want).__name__}, not a tensor")
             ShapeProp(graph).propagate(example)
         except (RuntimeError, ValueError) as e:
             raise ValueError(f"{type(model).__name__} does not take an example of shape {tuple(example.shape)}: "
@@ -146,6 +148,8 @@ class _Plan:
         """What is understood about a node; `other` if nothing."""
         if node.op in ("placeholder", "output"):
             return node.op
+        if not self.width(node):
+            return "other"
         module, target = self.module(node), node.target
         tensors = [a for a in node.all_input_nodes if self.width(a)]
         if isinstance(module, CONVOLUTIONS) and self._alone(node):
@@ -265,7 +269,8 @@ class _Plan:
             for branch, other in ((a, b), (b, a)):
                 values = self.constant.get(branch)
                 if values is not None and not np.isnan(values).any() and np.isnan(self.constant[other]).any():
-                    value = torch.from_numpy(values).to(node.meta["tensor_meta"].dtype)
+                    value = torch.from_numpy(values).to(next(self.graph.parameters()).device,
+                                                        node.meta["tensor_meta"].dtype)
                     shift = _Shift(value.reshape(-1, *[1] * (len(self.shape(node)) - 2)))
                     name = f"shift_{node.name}"
                     self.graph.add_submodule(name, shift)

@@ -44,12 +44,7 @@ def fold_norms(model: nn.Module, masked: Collection[str] = ()) -> tuple[nn.Modul
 
 def _pairs(model: nn.Module) -> dict[str, str]:
     """Layer -> the batch norm that alone reads it, whichever mode the model is in; both are used once."""
-    training = {m: m.training for m in model.modules()}
-    try:
-        found = [_adjacent(model.train(mode)) for mode in (True, False)]
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    found = [_adjacent(copy.deepcopy(model).train(mode)) for mode in (True, False)]  # tracing runs the model's own code
     return {layer: norm for layer, norm in found[0].items() if found[1].get(layer) == norm}
 
 

@@ -164,6 +164,34 @@ def test_a_model_that_is_all_zero_still_answers():
     assert weights(small) < 0.02 * weights(model)
 
 
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+class Pools(nn.Module):
+    """Operations with several results."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+
+    def forward(self, x):
+        x, _ = F.max_pool2d(self.conv(x), 2, return_indices=True)
+        a, b = x.chunk(2, 1)
+        return (a * b).flatten(1)
+
+
+def test_operations_with_several_results_are_left_alone():
+    model = Pools().eval()
+    model.conv.weight.data[0] = 0
+    small, report = compact(model, torch.rand(1, 1, 6, 6))
+    x = torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(small(x), model(x))
+    assert report.channels == {"conv": (4, 4)}
+    assert len(report.left) >= 2
+
+
 class Reads(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
@@ -174,6 +202,8 @@ def test_bad_input():
         compact(Reads().eval(), torch.rand(1, 1))
     with pytest.raises(ValueError, match=r"LeNet does not take an example of shape \(1, 3, 28, 28\)"):
         compact(models.build("lenet-mnist5k").eval(), torch.rand(1, 3, 28, 28))
+    with pytest.raises(ValueError, match="it returns a tuple, not a tensor"):
+        compact(Pair().eval(), torch.rand(1, 1))
     with pytest.raises(ValueError, match="is in train mode"):
         compact(nn.Linear(1, 1), torch.rand(1, 1))
 
