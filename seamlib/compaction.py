@@ -58,22 +58,22 @@ def compact(model: nn.Module, example: Tensor) -> tuple[nn.Module, Report]:
     Raises ValueError if the model is in train mode, cannot be traced, does not take the example, or (a check that is
     made on it) the result would answer differently.
     """
-    if model.training:
-        raise ValueError(f"{type(model).__name__} is in train mode: call model.eval() first")
+    if any(m.training for m in model.modules()):
+        raise ValueError(f"{type(model).__name__}, or a part of it, is in train mode: call model.eval() first")
     folded, _ = fold_norms(copy.deepcopy(model).requires_grad_(False))
     graph = _traced(folded, type(model).__name__)
     with measuring():
         try:
-            want = model(example)
+            want = model(example.clone())  # whose forward may change it
             if not isinstance(want, Tensor):
                 raise ValueError(f"it returns a {type(want).__name__}, not a tensor")
-            ShapeProp(graph).propagate(example)
+            ShapeProp(graph).propagate(example.clone())
         except (RuntimeError, ValueError) as e:
             raise ValueError(f"{type(model).__name__} does not take an example of shape {tuple(example.shape)}: "
                              f"{str(e).splitlines()[0]}") from e
         plan = _Plan(graph)
         report = plan.rewrite()
-        found = graph(example)
+        found = graph(example.clone())
         scale = float(want.abs().max()) or 1.0
         if not float((found - want).abs().max()) <= TOLERANCE * scale:
             raise ValueError(f"the compacted {type(model).__name__} answers differently, by "
@@ -340,7 +340,7 @@ class _Plan:
     @staticmethod
     def _stand_in(values: np.ndarray) -> int:
         """The constant channel that stands for all of its tensor where there is padding."""
-        return int(np.flatnonzero(np.nan_to_num(values))[0])
+        return int(np.abs(np.nan_to_num(values)).argmax())
 
     # the smaller graph
 

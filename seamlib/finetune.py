@@ -84,7 +84,7 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
     with runtime.seeded(training.seed, device):
         if checkpoint is not None and (stored := cache.read(checkpoint)):
             history, best_state = _restore(stored, training, model, optimiser, train, device)
-            step = len(history) * len(train)
+            step, good = len(history) * len(train), copy.deepcopy(model).eval()
             best = max((e["accuracy"] for e in history if "accuracy" in e), default=best)
         for epoch in range(len(history), training.epochs):
             if _waited(history, training.patience):

@@ -9,7 +9,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, fx, nn
 
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)  # after nn.Linear a norm's channels need not be the layer's outputs
 
 
 def fold_norms(model: nn.Module, masked: Collection[str] = ()) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -22,13 +22,15 @@ def fold_norms(model: nn.Module, masked: Collection[str] = ()) -> tuple[nn.Modul
     The copy answers as `model` does in eval mode, up to rounding, with the parameter names of `model` (and new biases);
     where a norm does not directly follow a layer of its own, or the model cannot be traced, all stays as it was.
     """
-    pairs = _pairs(model)
+    pairs = {layer: norm for layer, norm in _pairs(model).items()
+             if not {f"{norm}.weight", f"{norm}.bias"} & set(masked)}
     model, offsets = copy.deepcopy(model), {}
     for name, norm_name in pairs.items():
         layer, norm = model.get_submodule(name), model.get_submodule(norm_name)
         with torch.no_grad():
             scale = torch.rsqrt(norm.running_var + norm.eps) * (1 if norm.weight is None else norm.weight)  # type: ignore
             shift = (0 if norm.bias is None else norm.bias) - norm.running_mean * scale  # type: ignore[operator]
+            shift = shift.to(layer.weight.dtype)  # type: ignore[arg-type]
             layer.weight.mul_(scale.reshape(-1, *[1] * (layer.weight.dim() - 1)))  # type: ignore[operator]
             if layer.bias is None:
                 layer.bias = nn.Parameter(shift, requires_grad=False)
@@ -55,6 +57,7 @@ def _adjacent(model: nn.Module) -> dict[str, str]:
         return {}
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    names = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
     owners = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
     pairs = {}
     for node in graph.nodes:
@@ -66,6 +69,7 @@ def _adjacent(model: nn.Module) -> dict[str, str]:
             once = calls[before.target] == calls[node.target] == 1 and not {name, norm_name} & read
             alone = all(owners[id(p)] == 1 for m in (layer, norm) for p in m.parameters(recurse=False))
             hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (layer, norm))
+            alone = alone and names[id(layer)] == names[id(norm)] == 1
             if simple and once and alone and not hooked and norm.running_mean is not None:
                 pairs[name] = norm_name
     return pairs

@@ -182,6 +182,7 @@ def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, we
     own = runtime.digest(tensors)
     meta = {"schema": SCHEMA, "source": source, "weights": weights, "shapes": shapes, "picks": where, "digest": own,
             "classes": list(classes), "preprocessing": dict(preprocessing or {})}
+    meta = json.loads(json.dumps(meta))  # as it will be read
     meta["seal"] = _seal(meta)
     before: Any = 0
     for key in [k for k in tensors if k.endswith("/masks")]:

@@ -204,7 +204,7 @@ def test_bad_input():
         compact(models.build("lenet-mnist5k").eval(), torch.rand(1, 3, 28, 28))
     with pytest.raises(ValueError, match="it returns a tuple, not a tensor"):
         compact(Pair().eval(), torch.rand(1, 1))
-    with pytest.raises(ValueError, match="is in train mode"):
+    with pytest.raises(ValueError, match="or a part of it, is in train mode"):
         compact(nn.Linear(1, 1), torch.rand(1, 1))
 
 

@@ -38,10 +38,10 @@ def test_the_source_models_fold_whole_and_answer_the_same(name, there):
 @pytest.mark.parametrize("bias", [False, True])
 def test_scores_get_the_same_gradient_through_either(bias):
     model = frozen(nn.Sequential(nn.Conv2d(1, 4, 3, bias=bias), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
-                                 nn.Linear(64, 5), nn.BatchNorm1d(5, affine=False))).double()
-    folded, offsets = fold_norms(model, masks.maskable(model))
+                                 nn.Unflatten(1, (4, 16)), nn.Conv1d(4, 5, 3), nn.BatchNorm1d(5, affine=False)))
+    folded, offsets = fold_norms(model.double(), masks.maskable(model))
     assert norms(folded) == 0
-    assert set(offsets) == ({"0.bias", "4.bias"} if bias else {"4.bias"})
+    assert set(offsets) == ({"0.bias", "5.bias"} if bias else {"5.bias"})
     x, grads = torch.rand(3, 1, 6, 6, dtype=torch.float64), []
     for net, add in ((model, {}), (folded, offsets)):
         torch.manual_seed(1)
@@ -94,7 +94,7 @@ class Mode(Twice):
     nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.BatchNorm2d(1)),
     nn.Sequential(nn.Conv2d(1, 1, 1), nn.GroupNorm(1, 1)),
     nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, track_running_stats=False)),
-    nn.Sequential(nn.ConvTranspose2d(1, 1, 1), nn.BatchNorm2d(1)),
+    nn.Sequential(nn.ConvTranspose2d(1, 1, 1), nn.BatchNorm2d(1)), nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5)),
 ], ids=lambda m: type(m).__name__)
 def test_what_cannot_be_folded_stays_as_it_is(model):
     model[1].eval() if isinstance(model, nn.Sequential) else None
@@ -104,6 +104,17 @@ def test_what_cannot_be_folded_stays_as_it_is(model):
     assert {k: v.tolist() for k, v in folded.state_dict().items()} == {
         k: v.tolist() for k, v in model.state_dict().items()}
     assert [m.training for m in model.modules()] == modes
+
+
+def test_masked_norms_other_precisions_and_second_names_are_respected():
+    model = frozen(nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2)))
+    assert norms(fold_norms(model, ["1.weight"])[0]) == 1
+    model[0].bfloat16()
+    assert fold_norms(model)[0][0].bias.dtype == torch.bfloat16
+    twice = nn.ModuleDict({"base": frozen(nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2)))})
+    twice["features"] = nn.Sequential(*twice["base"].children())
+    twice.forward = lambda x: twice["features"](x)
+    assert norms(fold_norms(twice)[0]) == 1
 
 
 def test_tied_weights_and_hooks_are_not_folded():
