@@ -159,7 +159,7 @@ def by_method(axes: Sequence[Axes], students: pd.DataFrame, panels: Mapping[str,
         ax.xaxis.set_major_locator(MaxNLocator(5))
         _percent(ax, "x", column)
         if control:
-            ax.legend(fontsize="small")
+            ax.legend(fontsize="small", loc="center right")
     return axes
 
 
