@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -27,6 +28,8 @@ def import_seam(path: Path | str, source: nn.Module) -> Reengineered:
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}")
     try:
+        if zipfile.is_zipfile(path) and (part := zipfile.ZipFile(path).testzip()):  # torch does not look
+            raise ValueError(f"its part {part} is damaged")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that a damaged file looks like one of another protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -41,7 +44,7 @@ def import_seam(path: Path | str, source: nn.Module) -> Reengineered:
         if not isinstance(name, str) or not isinstance(t, Tensor):
             raise ValueError(f"{path} holds {name!r}, a {type(t).__name__}: all of it must be tensors by name")
         if name.startswith(HEAD):
-            head[name.rpartition(".")[2]] = t.float()
+            head[name.removeprefix(HEAD)] = t
         elif name.endswith(MASK) and name.removesuffix(MASK) in parameters:
             masks[name.removesuffix(MASK)] = t > 0
         else:
@@ -51,10 +54,11 @@ def import_seam(path: Path | str, source: nn.Module) -> Reengineered:
         if mask.shape != parameters[name].shape:
             raise ValueError(f"{path}: the mask of {name!r} has shape {tuple(mask.shape)}, the model's weight "
                              f"{tuple(parameters[name].shape)}: they belong to another architecture")
-    if not masks or set(head) != {"weight", "bias"} or head["weight"].dim() != 2 or (
-            head["bias"].shape != head["weight"].shape[:1]):
+    layer = {name.rpartition(".")[2]: t for name, t in head.items()}
+    if not masks or set(layer) != {"weight", "bias"} or len(head) != 2 or layer["weight"].dim() != 2 or (
+            layer["bias"].shape != layer["weight"].shape[:1]):
         raise ValueError(f"{path} holds {len(masks)} masks and a head of {', '.join(head) or 'nothing'}: at least one "
-                         "mask, and weight and bias of a linear layer, are needed")
-    n_out, n_in = head["weight"].shape
-    return Reengineered(source, new_head(n_in, n_out), [],
-                        {"paper": Pick(-1, masks, {"1.weight": head["weight"], "1.bias": head["bias"]})})
+                         "mask, and weight and bias of one linear layer, are needed")
+    n_out, n_in = layer["weight"].shape
+    return Reengineered(source, new_head(n_in, n_out).to(layer["weight"].dtype), [],
+                        {"paper": Pick(-1, masks, {"1.weight": layer["weight"], "1.bias": layer["bias"]})})

@@ -75,7 +75,8 @@ def compact(model: nn.Module, example: Tensor) -> tuple[nn.Module, Report]:
         report = plan.rewrite()
         found = graph(example.clone())
         scale = float(want.abs().max()) or 1.0
-        if not float((found - want).abs().max()) <= TOLERANCE * scale:
+        rounding = max(TOLERANCE, 4 * torch.finfo(want.dtype).eps)
+        if not float((found - want).abs().max()) <= rounding * scale:
             raise ValueError(f"the compacted {type(model).__name__} answers differently, by "
                              f"{float((found - want).abs().max()):.2g}: it does something that is not understood here, "
                              "such as changing a tensor in place; please report it")
@@ -161,7 +162,8 @@ class _Plan:
         if isinstance(module, POINTWISE) or target in POINTWISE_CALLS:
             return "pointwise" if len(tensors) == 1 and (module is None or self._alone(node)) else "other"
         pools = isinstance(module, POOLS) or target in POOL_CALLS | WINDOW_CALLS or self._mean_over_space(node)
-        if pools and len(tensors) == 1:
+        if pools and len(tensors) == 1 and len(self.shape(tensors[0])) > 2 and (
+                getattr(module, "divisor_override", None) is None and "divisor_override" not in node.kwargs):
             return "pool"
         if target in ADDITIONS and len(tensors) == len(node.args) == 2 and not node.kwargs and (
                 self.shape(tensors[0]) == self.shape(tensors[1])):

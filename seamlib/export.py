@@ -47,7 +47,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path | str, *, any_batc
         onnx.save(written, str(part))
         session = onnxruntime.InferenceSession(str(part), providers=["CPUExecutionProvider"])
         for x in (example, torch.cat([example, example.flip(0)])) if any_batch else (example,):
-            want = plain(x)
+            want = plain(x.clone())
             (found,) = session.run(None, {"images": x.numpy()})
             error = float((torch.from_numpy(found) - want).abs().max()) / (float(want.abs().max()) or 1.0)
             if not error <= TOLERANCE:

@@ -143,8 +143,12 @@ class _Run:
         """The pretrained body, masked, or one with random weights, under a new output layer."""
         with runtime.seeded(self.setting.seed, self.device):
             made = models.student(self.body, self.n_features, self.problem.n_classes, self.setting.dropout)
-            for module in made.modules() if random else ():
-                if callable(reset := getattr(module, "reset_parameters", None)):
+            for name, module in made.named_modules() if random else ():
+                reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
+                if reset is None and list(module.parameters(recurse=False)):
+                    raise ValueError(f"{name}, a {type(module).__name__}, has weights and no way to draw them anew "
+                                     "(reset_parameters): this model cannot be retrained from scratch")
+                if reset is not None:
                     reset()
         return apply_masks(made, {f"body.{name}": mask for name, mask in masks.items()}).to(self.device)
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from . import runtime
 from .evaluate import Batch, Loader
 from .fold import fold_norms
-from .masks import Masks, binarize, masked_call, masked_weights, new_scores
+from .masks import Masks, binarize, call_with, masked_call, masked_weights, new_scores
 from .search import Epoch, Pick, Reengineered, Search, _Log, _train_mode, rates, reengineer
 
 Val = Iterable[Batch] | Mapping[str, Iterable[Batch]]
@@ -127,7 +127,7 @@ class _Stack:
         return (sum_loss / n).tolist()
 
     def _features(self, masked: dict[str, Tensor], x: Tensor) -> Tensor:
-        return functional_call(self.folded, masked, (x,))
+        return call_with(self.folded, masked, x)
 
     def _head(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], z: Tensor) -> Tensor:
         return functional_call(self.head, parameters | buffers, (z,))

@@ -76,7 +76,17 @@ def masked_call(model: nn.Module, scores: Mapping[str, Tensor], x: Tensor,
     `offsets` are added to the masked weights of their names (see `fold.fold_norms`).
     """
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    return functional_call(model, weights | masked_weights(model, scores, offsets), (x,))
+    return call_with(model, weights | masked_weights(model, scores, offsets), x)
+
+
+def call_with(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """`model(x)` with `weights`, by parameter name, in place of its own, wherever a tied one is used."""
+    places: dict[int, list[str]] = {}  # of each parameter, once a module, whatever names the module has
+    for owner, module in model.named_modules():
+        for name, p in module._parameters.items():
+            places.setdefault(id(p), []).append(f"{owner}.{name}" if owner else name)
+    everywhere = {place: t for name, t in weights.items() for place in places[id(model.get_parameter(name))]}
+    return functional_call(model, everywhere, (x,), tie_weights=False)
 
 
 def masked_weights(model: nn.Module, scores: Mapping[str, Tensor],
@@ -139,7 +149,7 @@ class MaskFile(NamedTuple):
     """Content of a mask file."""
 
     masks: dict[str, Masks]  #: pick name -> parameter name -> boolean mask
-    heads: dict[str, dict[str, Tensor]]  #: pick name -> state_dict of the head, float32
+    heads: dict[str, dict[str, Tensor]]  #: pick name -> state_dict of the head
     source: str  #: name of the source model
     weights: str  #: digest of its state_dict
     digest: str  #: digest of the file's own tensors
@@ -172,9 +182,10 @@ def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, we
     stored: dict[str, str] = {}
     where: dict[str, str] = {}
     for pick, found in picks.items():
-        bits = np.packbits(torch.cat([found.masks[n].cpu().reshape(-1) for n in shapes]).numpy())
+        nothing = torch.zeros(0, dtype=torch.bool)  # there may be no mask: the head alone was trained
+        bits = np.packbits(torch.cat([nothing, *(found.masks[n].cpu().reshape(-1) for n in shapes)]).numpy())
         group = {"masks": torch.from_numpy(bits),
-                 **{f"head.{k}": v.detach().float().cpu().contiguous().clone() for k, v in found.head.items()}}
+                 **{f"head.{k}": v.detach().cpu().contiguous().clone() for k, v in found.head.items()}}
         first = stored.setdefault(runtime.digest(group), pick)
         where[pick] = first
         if first == pick:

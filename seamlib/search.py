@@ -142,7 +142,7 @@ class Reengineered:
                 raise ValueError(f"{path} has a head with {', '.join(heads[0])}, which is not ReLU and Linear: give "
                                  "a module of its architecture as head")
             n_out, n_in = shapes.pop()
-            head = new_head(n_in, n_out)
+            head = new_head(n_in, n_out).to(heads[0]["1.weight"].dtype)
         picks = {name: Pick(-1, mask, stored.heads[name]) for name, mask in stored.masks.items()}
         try:
             copy.deepcopy(head).load_state_dict(heads[0])
@@ -302,7 +302,7 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
 
     `checkpoint`: a file that holds the state after each epoch; if it is there, the search goes on from it, and ends as
     it would have; `max_removed` may be another by then. Whoever gives it also removes it, and sees to it that it
-    is given for the same model, head and batches.
+    is given for the same model and batches.
 
     `model` and `head` are unchanged; the search runs on the device of the model's weights. Raises ValueError for bad
     arguments or a checkpoint of other parameters, and SearchStopped, with the last good state, if the loss is not
@@ -385,13 +385,13 @@ def _save(path: Path | str, run: _Run, log: _Log, train: Loader) -> None:
         tensors |= {f"pick/{series}/masks/{name}": t for name, t in p.masks.items()}
         tensors |= {f"pick/{series}/head/{name}": t for name, t in p.head.items()}
     tensors |= cache.progress(train, run.device, {"alone": run.alone, "both": run.both})
-    cache.write(path, tensors, {"search": _settings(run.search), "history": log.found.history,
+    cache.write(path, tensors, {"search": _settings(run, log), "history": log.found.history,
                                 "picks": {series: p.epoch for series, p in log.found.picks.items()}})
 
 
 def _restore(stored: cache.Stored, run: _Run, log: _Log, train: Loader) -> None:
     tensors, values = stored
-    if values["search"] != _settings(run.search):
+    if values["search"] != _settings(run, log):
         raise ValueError("the checkpoint was made with other parameters: remove it, or give those parameters")
     if run.search.max_removed is not None and any(1 - e["kept"] >= run.search.max_removed
                                                   for e in values["history"][:-1]):
@@ -409,9 +409,10 @@ def _restore(stored: cache.Stored, run: _Run, log: _Log, train: Loader) -> None:
     cache.go_on(tensors, train, run.device, {"alone": run.alone, "both": run.both})
 
 
-def _settings(search: Search) -> dict[str, Any]:
-    """All that an epoch depends on; when the search stops is not."""
-    return {k: v for k, v in dataclasses.asdict(search).items() if k != "max_removed"}
+def _settings(run: _Run, log: _Log) -> dict[str, Any]:
+    """All that an epoch and its picks depend on; when the search stops is not."""
+    search = {k: v for k, v in dataclasses.asdict(run.search).items() if k != "max_removed"}
+    return {**search, "names": list(run.scores), "targets": {series: str(t) for series, t in log.targets.items()}}
 
 
 def _column(series: str) -> str:

@@ -182,6 +182,28 @@ class Pools(nn.Module):
         return (a * b).flatten(1)
 
 
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(2, divisor_override=3), nn.AvgPool2d(2, 1, 1), nn.MaxPool2d(2, 1, 1)])
+def test_averages_that_are_no_means_and_borders(pool):
+    model = killed(nn.Sequential(nn.Conv2d(1, 4, 1), pool, nn.Conv2d(4, 2, 1)), 0.7, seed=3)
+    small, _ = compact(model, torch.rand(1, 1, 6, 6, dtype=torch.float64))
+    same(model, small, 1, 7, 7)
+
+
+def test_pooling_over_features_is_left_alone():
+    model = nn.Sequential(nn.Linear(4, 6), nn.MaxPool1d(2), nn.Linear(3, 2)).eval()
+    small, report = compact(model, torch.rand(5, 4))
+    assert list(report.left) == ["model_1"]
+    x = torch.rand(5, 4)
+    torch.testing.assert_close(small(x), model(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    model = killed(models.build("resnet20-cifar10"), 0.4).to(dtype)
+    small, _ = compact(model, torch.rand(2, 3, 32, 32, dtype=dtype))
+    assert weights(small) < weights(model)
+
+
 def test_operations_with_several_results_are_left_alone():
     model = Pools().eval()
     model.conv.weight.data[0] = 0

@@ -93,6 +93,18 @@ def test_remos_removes_its_share_of_the_convolutions(body, problem):
     assert kept_fraction(masks) == 0.5
 
 
+def test_a_model_whose_weights_cannot_be_drawn_anew_is_not_retrained(problem):
+    class Scaled(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return self.scale * x
+    with pytest.raises(ValueError, match=r"body\.0, a Scaled, has weights and no way to draw them anew"):
+        reuse(torch.nn.Sequential(Scaled(), torch.nn.Flatten()), 36, problem, Reuse("retrain", **FAST))
+
+
 def test_random_masks_remove_the_share_of_every_layer(body, problem):
     a, b, c = (run(body, problem, "random", prune_threshold=0.5, seed=s).masks for s in (0, 0, 1))
     assert {name: kept_fraction({name: m}) for name, m in a.items()} == pytest.approx(dict.fromkeys(a, 0.5), abs=0.05)

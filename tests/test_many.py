@@ -59,11 +59,16 @@ def test_each_result_is_that_of_its_own_search(model, three, names):
 
 def test_a_search_that_is_over_waits_for_the_others(model, three):
     heads, trains, vals = three
-    search = Search(epochs=6, head_only_every=0, lr_mask=0.1, alpha=1.0, max_removed=0.05)
+    search = Search(epochs=14, head_only_every=0, lr_mask=0.05, alpha=0.02, max_removed=0.3)
     vals = [[b for part in val.values() for b in part] for val in vals]
     found = many.together(model, heads, trains, vals, search)
     alone = [reengineer(model, h, t, v, search) for h, t, v in zip(heads, trains, vals, strict=True)]
-    assert [len(f.history) for f in found] == [len(f.history) for f in alone]
+    lengths = [len(f.history) for f in alone]
+    assert [len(f.history) for f in found] == lengths
+    assert min(lengths) < max(lengths)
+    for ours, theirs in zip(found, alone, strict=True):
+        assert ours.picks["paper"].epoch == theirs.picks["paper"].epoch
+        assert all(torch.equal(m, theirs.masks[name]) for name, m in ours.masks.items())
 
 
 def test_bf16_stays_near(model, three):

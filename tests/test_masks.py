@@ -169,3 +169,16 @@ def test_the_largest_are_kept_as_many_in_each_layer(tiny):
         assert weight[kept].min() >= weight[~kept].max()
     with pytest.raises(ValueError, match="the masks cover 'nothing', which this model does not have"):
         masks.largest(tiny, {"nothing": torch.ones(2, dtype=torch.bool)})
+
+
+def test_a_module_with_two_names_is_left_as_it_was():
+    base = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten())
+    model = nn.ModuleDict({"base": base, "features": nn.Sequential(*base.children())})
+    model.forward = lambda x: model["features"](x)
+    x, weight = torch.rand(2, 1, 3, 3), base[0].weight
+    before = (weight.clone(), model(x))
+    dropped = {"base.0.weight": -torch.ones(2, 1, 1, 1)}
+    assert masks.masked_call(model, dropped, x).std(0).max() == 0  # the bias alone
+    assert base[0].weight is weight
+    assert torch.equal(weight, before[0])
+    assert torch.equal(model(x), before[1])
