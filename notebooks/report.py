@@ -9,6 +9,7 @@ import pandas as pd
 import run
 
 from seamlib import records
+from seamlib.robustness import ATTACKS
 
 COLUMNS = {
     "class": "task", "setting": "parameters.schedule", "epochs": "parameters.epochs",
@@ -61,9 +62,6 @@ def styled(table: pd.DataFrame, tuned: Iterable[str] = ()) -> pd.io.formats.styl
     ]).rename_axis("class").reset_index()
     return pd.concat([marked[["class", *SHOWN]], below], ignore_index=True).style.format(
         "{:.1%}", subset=SHOWN, na_rep="").hide(axis="index")
-
-
-ATTACKS = ("pixel", "paper")
 
 
 def transfer(name: str) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from . import records as records, runtime as runtime
 from .artefact import import_seam as import_seam
-from .compaction import Report as Report, compact as compact
+from .compaction import Compacted as Compacted, compact as compact
 from .cost import Flops as Flops, flops as flops, weights as weights
 from .data import Batches as Batches, Source as Source, Split as Split, batches as batches, load as load
 from .evaluate import accuracy as accuracy, one_vs_rest as one_vs_rest, restrict as restrict

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .masks import check_shapes
 from .models import new_head
 from .search import Pick, Reengineered
 
@@ -50,10 +51,10 @@ def import_seam(path: Path | str, source: nn.Module) -> Reengineered:
         else:
             raise ValueError(f"{path} holds {name!r}, which is neither a mask of a parameter of {type(source).__name__}"
                              f" nor {HEAD}*: it belongs to another architecture")
-    for name, mask in masks.items():
-        if mask.shape != parameters[name].shape:
-            raise ValueError(f"{path}: the mask of {name!r} has shape {tuple(mask.shape)}, the model's weight "
-                             f"{tuple(parameters[name].shape)}: they belong to another architecture")
+    try:
+        check_shapes({n: tuple(m.shape) for n, m in masks.items()}, {n: tuple(p.shape) for n, p in parameters.items()})
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from e
     layer = {name.rpartition(".")[2]: t for name, t in head.items()}
     if not masks or set(layer) != {"weight", "bias"} or len(head) != 2 or layer["weight"].dim() != 2 or (
             layer["bias"].shape != layer["weight"].shape[:1]):

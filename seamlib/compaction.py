@@ -40,14 +40,14 @@ ADDITIONS = {operator.add, operator.iadd, torch.add}
 
 
 @dataclass(frozen=True)
-class Report:
+class Compacted:
     """What `compact` did."""
 
     channels: dict[str, tuple[int, int]]  #: layer -> output channels (features) before and after; 0: the layer is gone
     left: dict[str, str] = field(default_factory=dict)  #: operation that was left as it is -> what it is
 
 
-def compact(model: nn.Module, example: Tensor) -> tuple[nn.Module, Report]:
+def compact(model: nn.Module, example: Tensor) -> tuple[nn.Module, Compacted]:
     """(`model` without its dead structure, what was done). Both answer the same, up to rounding, at any input size.
 
     `example` [B, ...]: images that `model` takes. Understood are convolutions (also depthwise), linear layers, batch
@@ -60,8 +60,8 @@ def compact(model: nn.Module, example: Tensor) -> tuple[nn.Module, Report]:
     """
     if any(m.training for m in model.modules()):
         raise ValueError(f"{type(model).__name__}, or a part of it, is in train mode: call model.eval() first")
-    folded, _ = fold_norms(copy.deepcopy(model).requires_grad_(False))
-    graph = _traced(folded, type(model).__name__)
+    folded, _ = fold_norms(model)
+    graph = _traced(folded.requires_grad_(False), type(model).__name__)
     with measuring():
         try:
             want = model(example.clone())  # whose forward may change it
@@ -346,7 +346,7 @@ class _Plan:
 
     # the smaller graph
 
-    def rewrite(self) -> Report:
+    def rewrite(self) -> Compacted:
         names = {n: str(n.target).removeprefix("model.") for n in self.layers}
         before = {n: self.width(n) for n in self.layers}
         there = set(self.graph.graph.nodes)
@@ -372,7 +372,7 @@ class _Plan:
                 module.value = module.value[torch.from_numpy(np.flatnonzero(self.kept(node)))]
         self.graph.delete_all_unused_submodules()
         self.graph.recompile()
-        return Report({names[n]: (before[n], after[n]) for n in self.layers}, self.left)
+        return Compacted({names[n]: (before[n], after[n]) for n in self.layers}, self.left)
 
     def kept(self, node: fx.Node) -> np.ndarray:
         return self.keep[self.atoms[self.of(node)]]

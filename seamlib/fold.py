@@ -46,7 +46,8 @@ def fold_norms(model: nn.Module, masked: Collection[str] = ()) -> tuple[nn.Modul
 
 def _pairs(model: nn.Module) -> dict[str, str]:
     """Layer -> the batch norm that alone reads it, whichever mode the model is in; both are used once."""
-    found = [_adjacent(copy.deepcopy(model).train(mode)) for mode in (True, False)]  # tracing runs the model's own code
+    model = copy.deepcopy(model)  # tracing runs its own code
+    found = [_adjacent(model.train(mode)) for mode in (True, False)]
     return {layer: norm for layer, norm in found[0].items() if found[1].get(layer) == norm}
 
 

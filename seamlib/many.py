@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from . import runtime
 from .evaluate import Batch, Loader
-from .fold import fold_norms
-from .masks import Masks, binarize, call_with, masked_call, masked_weights, new_scores
-from .search import Epoch, Pick, Reengineered, Search, _Log, _train_mode, rates, reengineer
+from .masks import binarize, call_with, masked_call, masked_weights
+from .search import Epoch, Pick, Reengineered, Search, _Log, _Run, reengineer
 
 Val = Iterable[Batch] | Mapping[str, Iterable[Batch]]
 
@@ -60,71 +59,47 @@ def together(model: nn.Module, heads: Sequence[nn.Module], trains: Sequence[Load
     run = _Stack(model, heads, names, search, search.epochs * len(trains[0]))
     with runtime.seeded(search.seed, run.device):
         for epoch in range(search.epochs):
-            losses = run.train(zip(*trains, strict=True), not run.scores or search.head_only(epoch))
-            for k, (log, loss) in enumerate(zip(logs, losses, strict=True)):
+            losses = run.train(_stacked(trains, run.device), not run.scores or search.head_only(epoch))
+            for k, (log, loss) in enumerate(zip(logs, losses.tolist(), strict=True)):
                 if not log.over:
-                    record = log.note(loss, run.of(run.scores, k), partial(run.predict, k), partial(run.snapshot, k))
+                    record = log.note(loss, run.of(run.scores, k), partial(run.answer, k), partial(run.keep, k))
                     if on_epoch is not None:
                         on_epoch(k, record)
                     if log.over:
-                        log.end(partial(run.snapshot, k))
+                        log.end(partial(run.keep, k))
             if all(log.over for log in logs):
                 break
     return [log.found for log in logs]
 
 
-class _Stack:
+def _stacked(trains: Sequence[Loader], device: torch.device) -> Iterator[Batch]:
+    """The batches of all problems side by side: images [K, B, ...], labels [K, B]."""
+    for batch in zip(*trains, strict=True):
+        if len(sizes := {tuple(x.shape) for x, _ in batch}) > 1:
+            raise ValueError(f"the problems have batches of {' and '.join(map(str, sorted(sizes)))} at one step: "
+                             "all must be of one shape, or be searched one by one")
+        yield torch.stack([x.to(device) for x, _ in batch]), torch.stack([y.to(device) for _, y in batch])
+
+
+class _Stack(_Run):
     """The live state of K searches: one frozen model, and scores and heads with a leading dimension of K."""
 
     def __init__(self, model: nn.Module, heads: Sequence[nn.Module], names: Iterable[str] | None, search: Search,
                  steps: int):
-        self.search, self.step, self.steps, self.n = search, 0, steps, len(heads)
-        self.device = next(model.parameters()).device
-        self.model = copy.deepcopy(model).eval().requires_grad_(False).to(  # type: ignore[call-overload]
-            memory_format=torch.channels_last)
-        self.scores: Masks = {name: score.detach().expand(self.n, *score.shape).clone().requires_grad_()
-                              for name, score in new_scores(self.model, names).items()}
-        self.folded, self.offsets = fold_norms(self.model, self.scores)
-        self.head = copy.deepcopy(heads[0]).to(self.device)
+        super().__init__(model, heads[0], names, search, steps)
+        self.scores = {name: score.detach().expand(len(heads), *score.shape).clone().requires_grad_()
+                       for name, score in self.scores.items()}
         state, self.buffers = stack_module_state([copy.deepcopy(head).to(self.device) for head in heads])
         self.heads = {name: t.detach().requires_grad_() for name, t in state.items()}
-        scores = {"params": list(self.scores.values()), "lr": search.lr_mask, "name": "lr_mask"}
-        top = {"params": list(self.heads.values()), "lr": search.lr_head, "name": "lr_head"}
-        self.alone = torch.optim.Adam([dict(top)], fused=True)
-        self.both = torch.optim.Adam([scores, dict(top)], fused=True) if self.scores else self.alone
+        self._optimise(self.heads.values())
 
-    def train(self, batches: Iterable[Sequence[Batch]], head_only: bool) -> list[float]:
-        """One epoch, `search._Run.train` for each of the K. Returns their mean cross-entropies."""
-        optimiser = self.alone if head_only else self.both
-        total = sum(s[0].numel() for s in self.scores.values())
-        sum_loss, n = torch.zeros(self.n, device=self.device), 0
-        _train_mode(self.folded, self.head)
-        for batch in batches:
-            if len(sizes := {tuple(x.shape) for x, _ in batch}) > 1:
-                raise ValueError(f"the problems have batches of {' and '.join(map(str, sorted(sizes)))} at one step: "
-                                 "all must be of one shape, or be searched one by one")
-            x, y = (torch.stack([pair[i].to(self.device) for pair in batch]) for i in (0, 1))
-            rate, course = rates(self.search, self.step / self.steps)
-            for group in optimiser.param_groups:
-                group["lr"] = rate * getattr(self.search, group["name"])
-            with runtime.autocast(self.device, self.search.precision):
-                with torch.set_grad_enabled(not head_only):
-                    masked = masked_weights(self.folded, self.scores, self.offsets)
-                    z = vmap(self._features, randomness="different")(masked, x)
-                answers = vmap(self._head, randomness="different")(self.heads, self.buffers, z)
-                losses = F.cross_entropy(answers.flatten(0, 1).float(), y.flatten(), reduction="none")
-            losses = losses.unflatten(0, (self.n, -1)).mean(1)
-            optimiser.zero_grad()
-            losses.sum().backward()
-            if not head_only:
-                for score in self.scores.values():
-                    score.grad = torch.zeros_like(score) if score.grad is None else score.grad
-                    score.grad += course * self.search.alpha / total
-            optimiser.step()
-            sum_loss += losses.detach() * y.shape[1]
-            n, self.step = n + y.shape[1], self.step + 1
-        self.head.eval()
-        return (sum_loss / n).tolist()
+    def losses(self, x: Tensor, y: Tensor, head_only: bool) -> Tensor:
+        with torch.set_grad_enabled(not head_only):
+            masked = masked_weights(self.folded, self.scores, self.offsets)
+            z = vmap(self._features, randomness="different")(masked, x)
+        answers = vmap(self._head, randomness="different")(self.heads, self.buffers, z)
+        losses = F.cross_entropy(answers.flatten(0, 1).float(), y.flatten(), reduction="none")
+        return losses.unflatten(0, y.shape).mean(1)
 
     def _features(self, masked: dict[str, Tensor], x: Tensor) -> Tensor:
         return call_with(self.folded, masked, x)
@@ -136,10 +111,10 @@ class _Stack:
         """Those of problem `k`."""
         return {name: t[k].detach() for name, t in stacked.items()}
 
-    def predict(self, k: int, x: Tensor) -> Tensor:
+    def answer(self, k: int, x: Tensor) -> Tensor:
         return self._head(self.of(self.heads, k), self.of(self.buffers, k),
                           masked_call(self.model, self.of(self.scores, k), x.to(self.device)))
 
-    def snapshot(self, k: int, epoch: int) -> Pick:
+    def keep(self, k: int, epoch: int) -> Pick:
         head = {**self.of(self.heads, k), **self.of(self.buffers, k)}
         return Pick(epoch, binarize(self.of(self.scores, k)), {name: t.clone() for name, t in head.items()})

@@ -75,17 +75,18 @@ def masked_call(model: nn.Module, scores: Mapping[str, Tensor], x: Tensor,
     Differentiable in the scores (straight through); `model` and its weights are neither changed nor differentiated.
     `offsets` are added to the masked weights of their names (see `fold.fold_norms`).
     """
-    weights = {name: p.detach() for name, p in model.named_parameters()}
+    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     return call_with(model, weights | masked_weights(model, scores, offsets), x)
 
 
 def call_with(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
     """`model(x)` with `weights`, by parameter name, in place of its own, wherever a tied one is used."""
+    parameters = dict(model.named_parameters())
     places: dict[int, list[str]] = {}  # of each parameter, once a module, whatever names the module has
     for owner, module in model.named_modules():
         for name, p in module._parameters.items():
             places.setdefault(id(p), []).append(f"{owner}.{name}" if owner else name)
-    everywhere = {place: t for name, t in weights.items() for place in places[id(model.get_parameter(name))]}
+    everywhere = {place: t for name, t in weights.items() for place in places[id(parameters[name])]}
     return functional_call(model, everywhere, (x,), tie_weights=False)
 
 
@@ -127,7 +128,7 @@ def largest(model: nn.Module, masks: Mapping[str, Tensor]) -> Masks:
     Raises ValueError for masks of another architecture.
     """
     parameters, found = dict(model.named_parameters()), {}
-    _check_shapes({n: tuple(m.shape) for n, m in masks.items()}, {n: tuple(p.shape) for n, p in parameters.items()})
+    check_shapes({n: tuple(m.shape) for n, m in masks.items()}, {n: tuple(p.shape) for n, p in parameters.items()})
     for name, m in masks.items():
         weight = parameters[name].detach().abs().reshape(-1)
         kept = torch.zeros_like(weight, dtype=torch.bool)
@@ -138,7 +139,7 @@ def largest(model: nn.Module, masks: Mapping[str, Tensor]) -> Masks:
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     """Burn `masks` into `model`, in place: every weight outside its mask becomes exactly 0. Returns `model`."""
     parameters = dict(model.named_parameters())
-    _check_shapes({n: tuple(m.shape) for n, m in masks.items()}, {n: tuple(p.shape) for n, p in parameters.items()})
+    check_shapes({n: tuple(m.shape) for n, m in masks.items()}, {n: tuple(p.shape) for n, p in parameters.items()})
     with torch.no_grad():
         for name, mask in masks.items():
             parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
@@ -239,7 +240,7 @@ def load_masks(path: Path | str, model: nn.Module | None = None) -> MaskFile:
         raise ValueError(f"{path} was edited: its content does not have the digest it states; make it again")
     if model is not None:
         parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
-        _check_shapes({n: tuple(s) for n, s in meta["shapes"].items()}, parameters)
+        check_shapes({n: tuple(s) for n, s in meta["shapes"].items()}, parameters)
         if (these := runtime.digest(model.state_dict())) != found.weights:
             raise ValueError(f"{path} was made for {found.source} with weights {found.weights[:12]}..., but these "
                              f"are {these[:12]}...: load the weights that the mask belongs to")
@@ -275,7 +276,8 @@ def _unpack(packed: Tensor, shapes: Mapping[str, list[int]]) -> Masks:
     return {n: m.reshape(s) for (n, s), m in zip(shapes.items(), flat.split(sizes), strict=True)}
 
 
-def _check_shapes(masks: Mapping[str, tuple[int, ...]], parameters: Mapping[str, tuple[int, ...]]) -> None:
+def check_shapes(masks: Mapping[str, tuple[int, ...]], parameters: Mapping[str, tuple[int, ...]]) -> None:
+    """ValueError unless each of `masks` has the name and the shape of one of `parameters`."""
     for name, shape in masks.items():
         if name not in parameters:
             raise ValueError(f"the masks cover {name!r}, which this model does not have: they belong to another "

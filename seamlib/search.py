@@ -242,19 +242,28 @@ class _Run:
         self.head = copy.deepcopy(head).requires_grad_(True).to(self.device)
         self.scores = new_scores(self.model, names)
         self.folded, self.offsets = fold_norms(self.model, self.scores)  # what is trained on; self.model is measured
-        scores = {"params": list(self.scores.values()), "lr": search.lr_mask, "name": "lr_mask"}
-        top = {"params": list(self.head.parameters()), "lr": search.lr_head, "name": "lr_head"}
+        self.total = sum(s.numel() for s in self.scores.values())
+        self._optimise(self.head.parameters())
+
+    def _optimise(self, heads: Iterable[Tensor]) -> None:
+        top = {"params": list(heads), "lr": self.search.lr_head, "name": "lr_head"}
+        scores = {"params": list(self.scores.values()), "lr": self.search.lr_mask, "name": "lr_mask"}
         self.alone = torch.optim.Adam([dict(top)], fused=True)
         self.both = torch.optim.Adam([scores, dict(top)], fused=True) if self.scores else self.alone
 
     def predict(self, x: Tensor) -> Tensor:
         return self.head(masked_call(self.model, self.scores, x.to(self.device)))
 
-    def train(self, batches: Iterable[Batch], head_only: bool) -> float:
-        """One epoch: move the head and, unless `head_only`, the scores. Returns the mean cross-entropy."""
+    def losses(self, x: Tensor, y: Tensor, head_only: bool) -> Tensor:
+        """The mean cross-entropy of a batch; of each problem, where there are many."""
+        with torch.set_grad_enabled(not head_only):
+            z = masked_call(self.folded, self.scores, x, self.offsets)
+        return F.cross_entropy(self.head(z).float(), y)
+
+    def train(self, batches: Iterable[Batch], head_only: bool) -> Tensor:
+        """One epoch: move the head and, unless `head_only`, the scores. Returns the mean of `losses`."""
         optimiser = self.alone if head_only else self.both
-        total = sum(s.numel() for s in self.scores.values())
-        sum_loss, n = torch.zeros((), device=self.device), 0
+        sum_losses, n = torch.zeros((), device=self.device), 0
         _train_mode(self.folded, self.head)
         for x, y in batches:
             x, y = x.to(self.device), y.to(self.device)
@@ -262,21 +271,19 @@ class _Run:
             for group in optimiser.param_groups:
                 group["lr"] = rate * getattr(self.search, group["name"])
             with runtime.autocast(self.device, self.search.precision):
-                with torch.set_grad_enabled(not head_only):
-                    z = masked_call(self.folded, self.scores, x, self.offsets)
-                loss = F.cross_entropy(self.head(z).float(), y)
+                losses = self.losses(x, y, head_only)
             optimiser.zero_grad()
-            loss.backward()
+            losses.sum().backward()
             if not head_only:  # the kept fraction is a mean: straight through, its gradient is 1 / total
                 grads = [torch.zeros_like(s) if s.grad is None else s.grad for s in self.scores.values()]
-                torch._foreach_add_(grads, course * self.search.alpha / total)
+                torch._foreach_add_(grads, course * self.search.alpha / self.total)
                 for score, grad in zip(self.scores.values(), grads, strict=True):
                     score.grad = grad  # also where the call did not use the weight
             optimiser.step()
-            sum_loss += loss.detach() * len(y)
-            n, self.step = n + len(y), self.step + 1
+            sum_losses = sum_losses + losses.detach() * y.shape[-1]
+            n, self.step = n + y.shape[-1], self.step + 1
         self.head.eval()
-        return float(sum_loss) / n
+        return sum_losses / n
 
     def frozen(self, batches: Iterable[Batch]) -> list[Batch]:
         """What the untouched model says about each batch."""
@@ -322,7 +329,7 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
         while not log.over:
             epoch = len(log.found.history)
             loss = run.train(train, head_only=not run.scores or search.head_only(epoch))
-            record = log.note(loss, run.scores, predict, run.snapshot)
+            record = log.note(float(loss), run.scores, predict, run.snapshot)
             if checkpoint is not None:
                 _save(checkpoint, run, log, train)
             if on_epoch is not None:

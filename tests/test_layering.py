@@ -11,7 +11,7 @@ MAY_USE = {
     "data": {"runtime", "stream", "superclasses", "layouts"}, "models": {"runtime"}, "evaluate": {"runtime"},
     "cost": {"runtime"}, "timing": {"runtime"}, "export": {"runtime"}, "records": {"runtime"}, "figures": set(),
     "search": {"runtime", "cache", "masks", "models", "evaluate", "fold"}, "finetune": {"runtime", "evaluate", "cache"},
-    "artefact": {"models", "search"}, "many": {"runtime", "masks", "evaluate", "fold", "search"},
+    "artefact": {"masks", "models", "search"}, "many": {"runtime", "masks", "evaluate", "search"},
     "tasks": {"runtime", "data", "evaluate", "superclasses"},
     "robustness": {"runtime", "cache", "evaluate"},
     "indirect": {"runtime", "cache", "data", "stream", "finetune", "models", "remos", "search", "masks", "tasks"},

@@ -8,6 +8,7 @@ ratios of neighbours. Peak memory is that of a process of its own. Writes a reco
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import multiprocessing
 import os
 import resource
@@ -42,19 +43,22 @@ def runs(model: str, batch_size: int, where: torch.device, names: tuple[str, ...
     head = models.new_head(10, 2).to(where)
     settings = search.Search(epochs=1, batch_size=batch_size, head_only_every=0)
     workers = min(8, os.cpu_count() or 1) if where.type == "cuda" else 0  # on a CPU they would take its cores
-    loader: DataLoader = DataLoader(Images(split), batch_size, shuffle=True, num_workers=workers,
-                                    persistent_workers=workers > 0, pin_memory=workers > 0)
     train = data.batches(split, batch_size, where, seed=0, flip=True)
-    published = Published(net, head, settings)
+
+    def published() -> Run:
+        loader: DataLoader = DataLoader(Images(split), batch_size, shuffle=True, num_workers=workers,
+                                        persistent_workers=workers > 0, pin_memory=workers > 0)
+        run = Published(net, head, settings)
+        return lambda: run.train(loader)
 
     def ours(precision: str) -> Run:
-        run = search._Run(net, head, None, search.Search(epochs=1, batch_size=batch_size, precision=precision), 10**9)
+        run = search._Run(net, head, None, dataclasses.replace(settings, precision=precision), 10**9)
         return lambda: run.train(train, head_only=False)
 
     def training(precision: str) -> Run:
         return lambda: finetune(net, train, Training(epochs=1, batch_size=batch_size, precision=precision))
     made: dict[str, Callable[[], Run]] = {
-        "published": lambda: lambda: published.train(loader), "ours": lambda: ours("bf16"),
+        "published": published, "ours": lambda: ours("bf16"),
         "ours fp32": lambda: ours("fp32"), "training": lambda: training("bf16"),
         "training fp32": lambda: training("fp32")}
     return {name: made[name]() for name in names}
