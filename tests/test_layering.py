@@ -7,10 +7,12 @@ from conftest import ROOT
 
 MAY_USE = {
     "runtime": set(), "stream": set(), "cache": {"runtime"}, "layouts": {"stream"}, "remos": {"evaluate", "masks"},
-    "superclasses": set(), "masks": {"runtime"}, "fold": set(), "compaction": {"evaluate", "fold"},
+    "superclasses": set(), "masks": {"runtime"}, "fold": set(), "convolution": set(),
+    "compaction": {"evaluate", "fold"},
     "data": {"runtime", "stream", "superclasses", "layouts"}, "models": {"runtime"}, "evaluate": {"runtime"},
     "cost": {"runtime"}, "timing": {"runtime"}, "export": {"runtime"}, "records": {"runtime"}, "figures": set(),
-    "search": {"runtime", "cache", "masks", "models", "evaluate", "fold"}, "finetune": {"runtime", "evaluate", "cache"},
+    "search": {"runtime", "cache", "masks", "models", "evaluate", "fold", "convolution"},
+    "finetune": {"runtime", "evaluate", "cache"},
     "artefact": {"masks", "models", "search"}, "many": {"runtime", "masks", "evaluate", "search"},
     "tasks": {"runtime", "data", "evaluate", "superclasses"},
     "robustness": {"runtime", "cache", "evaluate"},

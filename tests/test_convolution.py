@@ -1,0 +1,57 @@
+"""The weight gradient as a product is the weight gradient."""
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch import nn
+
+from seamlib import convolution
+
+
+def gradients(layer, x, upstream):
+    layer.zero_grad()
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    y.backward(upstream.to(y.dtype))
+    return [y.detach(), x.grad, layer.weight.grad] + ([] if layer.bias is None else [layer.bias.grad])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_it_is_conv2d_and_its_gradients(data):
+    draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
+    kernel, stride, padding = ((draw(1, 3), draw(1, 3)), (draw(1, 2), draw(1, 2)), (draw(0, 1), draw(0, 2)))
+    plain = nn.Conv2d(draw(1, 5), draw(1, 5), kernel, stride, padding, bias=data.draw(st.booleans()))
+    x = torch.randn(draw(1, 4), plain.in_channels, draw(3, 7), draw(3, 7))
+    if data.draw(st.booleans()):
+        x = x.to(memory_format=torch.channels_last)
+    upstream = torch.randn_like(plain(x).detach())
+    expected = gradients(plain, x, upstream)
+    convolution.product_gradients(plain)
+    assert type(plain) is convolution.Convolution
+    for a, b in zip(gradients(plain, x, upstream), expected, strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        torch.testing.assert_close(a, b, rtol=0.03, atol=0.03 * float(b.abs().max()) + 1e-6)
+
+
+def test_large_batches_and_full_precision_go_the_usual_way(monkeypatch):
+    layer = nn.Conv2d(2, 3, 3, padding=1)
+    convolution.product_gradients(layer)
+    used = []
+    monkeypatch.setattr(convolution._Convolve, "apply", lambda *a: used.append(1) or torch.zeros(1))
+    layer(torch.rand(4, 2, 4, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(torch.rand(4, 2, 32, 32))
+        assert not used
+        layer(torch.rand(4, 2, 16, 16))
+    assert used
+
+
+@pytest.mark.parametrize("layer", [
+    nn.Conv2d(2, 2, 3, groups=2), nn.Conv2d(2, 2, 3, dilation=2), nn.Conv2d(2, 2, 3, padding="same"),
+    nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), nn.Conv1d(2, 2, 3), nn.Linear(2, 2)], ids=str)
+def test_other_layers_stay_as_they_are(layer):
+    kind = type(layer)
+    convolution.product_gradients(layer)
+    assert type(layer) is kind
