@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import cache, runtime
-from .convolution import product_gradients
 from .evaluate import Batch, Loader, Predict, count_right, measuring
 from .fold import fold_norms
+from .lowering import lower, product_gradients
 from .masks import (
     NORMS,
     Masks,
@@ -243,6 +243,8 @@ class _Run:
         self.head = copy.deepcopy(head).requires_grad_(True).to(self.device)
         self.scores = new_scores(self.model, names)
         self.folded, self.offsets = fold_norms(self.model, self.scores)  # what is trained on; self.model is measured
+        if search.precision == "bf16":
+            lower(self.folded)
         product_gradients(self.folded)
         self.total = sum(s.numel() for s in self.scores.values())
         self._optimise(self.head.parameters())

@@ -1,4 +1,4 @@
-"""Convolutions of small images in bf16 on a CPU: their weight gradient as a matrix product, which is faster there."""
+"""What makes a training step in bf16 faster without changing what it computes: a copy of a model is prepared for it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 ROWS = 1024  # output positions of a batch up to which the product wins (measured: 64 images of 2x2 to 4x4, bf16)
 Pair = tuple[int, int]
+LOWERED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class _Convolve(torch.autograd.Function):
@@ -64,3 +65,11 @@ def product_gradients(model: nn.Module) -> None:
         simple = type(module) is nn.Conv2d and module.groups == 1 and module.dilation == (1, 1)
         if simple and module.padding_mode == "zeros" and not isinstance(module.padding, str):
             module.__class__ = Convolution
+
+
+def lower(model: nn.Module) -> None:
+    """Keep the weights of `model`'s plain layers, in place, in bf16: what autocast would make of them at each call."""
+    for module in model.modules():
+        if type(module) in LOWERED:
+            for p in module.parameters(recurse=False):
+                p.data = p.data.bfloat16() if p.dtype == torch.float32 else p.data

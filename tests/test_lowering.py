@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from seamlib import convolution
+from seamlib import lowering
 
 
 def gradients(layer, x, upstream):
@@ -28,8 +28,8 @@ def test_it_is_conv2d_and_its_gradients(data):
         x = x.to(memory_format=torch.channels_last)
     upstream = torch.randn_like(plain(x).detach())
     expected = gradients(plain, x, upstream)
-    convolution.product_gradients(plain)
-    assert type(plain) is convolution.Convolution
+    lowering.product_gradients(plain)
+    assert type(plain) is lowering.Convolution
     for a, b in zip(gradients(plain, x, upstream), expected, strict=True):
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
         torch.testing.assert_close(a, b, rtol=0.03, atol=0.03 * float(b.abs().max()) + 1e-6)
@@ -37,9 +37,9 @@ def test_it_is_conv2d_and_its_gradients(data):
 
 def test_large_batches_and_full_precision_go_the_usual_way(monkeypatch):
     layer = nn.Conv2d(2, 3, 3, padding=1)
-    convolution.product_gradients(layer)
+    lowering.product_gradients(layer)
     used = []
-    monkeypatch.setattr(convolution._Convolve, "apply", lambda *a: used.append(1) or torch.zeros(1))
+    monkeypatch.setattr(lowering._Convolve, "apply", lambda *a: used.append(1) or torch.zeros(1))
     layer(torch.rand(4, 2, 4, 4))
     with torch.autocast("cpu", torch.bfloat16):
         layer(torch.rand(4, 2, 32, 32))
@@ -53,5 +53,19 @@ def test_large_batches_and_full_precision_go_the_usual_way(monkeypatch):
     nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), nn.Conv1d(2, 2, 3), nn.Linear(2, 2)], ids=str)
 def test_other_layers_stay_as_they_are(layer):
     kind = type(layer)
-    convolution.product_gradients(layer)
+    lowering.product_gradients(layer)
     assert type(layer) is kind
+
+
+def test_lowered_layers_answer_as_under_autocast_and_nothing_else_is_lowered():
+    def net(kind=torch.float32):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(16, 2)).to(kind)
+    x, lowered = torch.rand(3, 1, 4, 4), net()
+    lowering.lower(lowered)
+    assert [p.dtype for p in lowered.parameters()] == [torch.bfloat16] * 2 + [torch.float32] * 2 + [torch.bfloat16] * 2
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(lowered(x), net()(x))
+    double = net(torch.float64)
+    lowering.lower(double)
+    assert {p.dtype for p in double.parameters()} == {torch.float64}
