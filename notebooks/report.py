@@ -111,3 +111,21 @@ def _mean(mean: float, spread: float) -> str:
     if pd.isna(mean):
         return ""
     return f"{mean:.1%}" if pd.isna(spread) else f"{mean:.1%} ({100 * spread:.1f})"
+
+
+def targets(results: Mapping[str, Any], kind: str) -> list[tuple[str, str, str]]:
+    """(What, target, measured) of a speed record's results; rows that the other kind of device answers say so."""
+    steps, many = results["steps"], results["growth"]["problems"][-1]
+    rows, unmeasured = [], "not measured"
+    for model, target in (("resnet20", 3.0), ("vgg16_bn", 2.5)):
+        step = steps[f"{model}, batch 64"]
+        rows += [(f"{model}: a step against the published loop, CPU", f">= {target}",
+                  f"{step['speedup']:.2f}" if kind == "cpu" else unmeasured),
+                 (f"{model}: masks over a plain training step, CPU", "<= 8 %",
+                  f"{step['overhead']:+.1%}" if kind == "cpu" else unmeasured)]
+    single = steps["resnet20, batch 64"]["speedup"]
+    return [*rows,
+            ("resnet20: a search against the published loop, CUDA", ">= 20",
+             f"{single:.2f}" if kind == "cuda" else unmeasured),
+            (f"{many['problems']} problems together against one by one, CUDA", ">= 5",
+             f"{many['one by one'] / many['together']:.2f}" if kind == "cuda" else unmeasured)]

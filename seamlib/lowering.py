@@ -68,8 +68,16 @@ def product_gradients(model: nn.Module) -> None:
 
 
 def lower(model: nn.Module) -> None:
-    """Keep the weights of `model`'s plain layers, in place, in bf16: what autocast would make of them at each call."""
+    """Keep the weights of `model`'s plain layers, in place, in bf16: what autocast would make of them at each call.
+
+    They lower what they are given by themselves, as autocast is not heard inside of vmap.
+    """
     for module in model.modules():
-        if type(module) in LOWERED:
+        if type(module) in LOWERED and module.weight.dtype == torch.float32:
             for p in module.parameters(recurse=False):
-                p.data = p.data.bfloat16() if p.dtype == torch.float32 else p.data
+                p.data = p.data.bfloat16()
+            module.register_forward_pre_hook(_lower_input)
+
+
+def _lower_input(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (args[0].to(layer.weight.dtype), *args[1:])

@@ -97,6 +97,7 @@ class _Stack(_Run):
         with torch.set_grad_enabled(not head_only):
             masked = masked_weights(self.folded, self.scores, self.offsets)
             z = vmap(self._features, randomness="different")(masked, x)
+        z = z.to(next(iter(self.heads.values())).dtype)  # autocast is not heard inside of vmap
         answers = vmap(self._head, randomness="different")(self.heads, self.buffers, z)
         losses = F.cross_entropy(answers.flatten(0, 1).float(), y.flatten(), reduction="none")
         return losses.unflatten(0, y.shape).mean(1)

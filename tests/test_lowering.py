@@ -69,3 +69,12 @@ def test_lowered_layers_answer_as_under_autocast_and_nothing_else_is_lowered():
     double = net(torch.float64)
     lowering.lower(double)
     assert {p.dtype for p in double.parameters()} == {torch.float64}
+
+
+def test_lowered_layers_compute_in_bf16_under_vmap_too():
+    layer = nn.Conv2d(2, 3, 3)
+    lowering.lower(layer)
+    weights, x = torch.rand(4, 3, 2, 3, 3).bfloat16(), torch.rand(4, 5, 2, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = torch.vmap(lambda w, x: torch.func.functional_call(layer, {"weight": w}, (x,)))(weights, x)
+    assert y.dtype == torch.bfloat16

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -55,6 +56,16 @@ def test_each_result_is_that_of_its_own_search(model, three, names):
     if names is None:
         assert min(f.history[-1]["kept"] for f in found) < 0.95
         assert len({tuple(m.flatten().tolist()) for m in (f.masks["0.weight"] for f in found)}) > 1
+
+
+def test_in_bf16_as_well_up_to_its_rounding(model, three):
+    heads, trains, vals = three
+    search = dataclasses.replace(SEARCH, precision="bf16")
+    for k, ours in enumerate(many.together(model, heads, trains, vals, search)):
+        alone = reengineer(model, heads[k], trains[k], vals[k], search)
+        for a, b in zip(ours.history, alone.history, strict=True):
+            assert (a["kept"], a["loss"]) == (pytest.approx(b["kept"], abs=0.1), pytest.approx(b["loss"], abs=0.05))
+        assert ours.history[-1]["kept"] < 1
 
 
 def test_a_search_that_is_over_waits_for_the_others(model, three):
