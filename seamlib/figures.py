@@ -121,6 +121,31 @@ def thresholds(ax: Axes, table: pd.DataFrame) -> Axes:
     return ax
 
 
+def growth(axes: Sequence[Axes], batches: pd.DataFrame, models: pd.DataFrame, problems: pd.DataFrame,
+           images: int) -> Sequence[Axes]:
+    """Three panels of what an epoch of `images` images takes: by batch, by model and by number of problems.
+
+    Columns: `batch`, `seconds`; `model`, `multiply_adds`, `seconds`; `problems`, `one by one`, `together` (seconds).
+    """
+    left, middle, right = axes
+    left.plot(batches["batch"], images / batches["seconds"], "-o", color=SEAM)
+    left.set_xscale("log", base=2)
+    left.set(xlabel="images a step", ylabel="images a second")
+    left.set_ylim(bottom=0)
+    middle.plot(models["multiply_adds"] / 1e6, models["seconds"], "o", color=SEAM)
+    for _, row in models.iterrows():
+        middle.annotate(row["model"], (row["multiply_adds"] / 1e6, row["seconds"]), (-4, 6), ha="right",
+                        textcoords="offset points", fontsize="small")
+    middle.axline((0, 0), slope=models["seconds"].sum() / models["multiply_adds"].sum() * 1e6, color=ORIGINAL,
+                  linestyle="--")
+    middle.set(xlabel="million multiply-adds an image", ylabel="seconds an epoch", xlim=(0, None), ylim=(0, None))
+    for how, colour, marker in (("one by one", SEAM, "o"), ("together", CONTROL, "^")):
+        right.plot(problems["problems"], problems[how], "-" + marker, color=colour, label=how)
+    right.set(xlabel="problems", ylabel="seconds an epoch", xlim=(0, None), ylim=(0, None))
+    right.legend(fontsize="small")
+    return axes
+
+
 def inheritance(ax: Axes) -> Axes:
     """A drawing, no data: an image changed with the teacher's help fools the student that took over its weights."""
     ax.set(xlim=(0, 10), ylim=(0, 4))

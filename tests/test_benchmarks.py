@@ -3,6 +3,8 @@
 import dataclasses
 
 import pytest
+import report
+import speed
 import torch
 from published import Images, Published
 from torch import nn
@@ -39,3 +41,36 @@ def test_images_are_what_the_library_loads():
     assert images[3][0].mul(255).round().to(torch.uint8).equal(split.images[3])
     with pytest.raises(IndexError):
         images[5]
+
+
+def test_the_table_of_targets_measures_only_what_this_kind_of_device_can_answer():
+    steps = {f"{model}, batch 64": {"speedup": 3.14, "overhead": -0.05} for model in ("resnet20", "vgg16_bn")}
+    results = {"steps": steps, "growth": {"problems": [{"problems": 10, "one by one": 6.0, "together": 1.0}]}}
+    on = {kind: [value for _, _, value in report.targets(results, kind)] for kind in ("cpu", "cuda")}
+    assert on["cpu"] == ["3.14", "-5.0%", "3.14", "-5.0%", "not measured", "not measured"]
+    assert on["cuda"] == ["not measured"] * 4 + ["3.14", "6.00"]
+
+
+def test_rivals_take_turns_and_a_ratio_is_that_of_neighbours(monkeypatch):
+    order, clock = [], iter([0, 9, 10, 19, 20, 24, 30, 32, 40, 46, 50, 52])  # begin and end of each call
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
+    times = speed.timed({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, torch.device("cpu"), rounds=2)
+    assert order == ["a", "b"] * 3
+    assert times == {"a": [4, 6], "b": [2, 2]}  # the first round is dropped
+    assert speed.ratio(times, "a", "b") == 2.5
+
+
+def test_the_floor_of_arithmetic_is_three_products_a_layer_but_two_of_the_first(monkeypatch):
+    monkeypatch.setattr(speed, "seconds", lambda run, where: 1.0)
+    found = speed.floors("resnet20", 64, torch.device("cpu"))
+    assert found["multiply_adds_per_second"] == 2048**3
+    whole, first = 41214592 - 0, 3 * 16 * 9 * 32 * 32
+    assert found["arithmetic"] == pytest.approx(speed.IMAGES * (3 * whole - first) / 2048**3, rel=1e-3)
+
+
+def test_shares_of_an_epoch_add_up_and_products_have_the_most():
+    where = torch.device("cpu")
+    square = torch.rand(400, 400)
+    found = speed.shares(lambda: [square @ square for _ in range(20)] + [square + 1], where)
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["products"] > found["rest"] > found["optimiser"] == 0

@@ -94,3 +94,15 @@ def test_the_drawing_names_teacher_and_student(ax):
     text = " ".join(t.get_text() for t in figures.inheritance(ax).texts)
     assert "teacher" in text
     assert "student" in text
+
+
+def test_growth_turns_seconds_into_images_a_second_and_draws_both_ways_of_many_problems():
+    fig, axes = plt.subplots(1, 3)
+    figures.growth(axes, pd.DataFrame({"batch": [16, 64], "seconds": [4.0, 2.0]}),
+                   pd.DataFrame({"model": ["a", "b"], "multiply_adds": [1e6, 2e6], "seconds": [1.0, 2.0]}),
+                   pd.DataFrame({"problems": [1, 2], "one by one": [1.0, 2.0], "together": [2.0, 3.0]}), images=100)
+    fig.canvas.draw()
+    assert axes[0].lines[0].get_ydata().tolist() == [25, 50]
+    assert [t.get_text() for t in axes[1].texts] == ["a", "b"]
+    assert [line.get_ydata().tolist() for line in axes[2].lines] == [[1.0, 2.0], [2.0, 3.0]]
+    plt.close(fig)
