@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import cache, runtime
+from . import cache, capture, runtime
 from .evaluate import Batch, Loader, Predict, count_right, measuring
 from .fold import fold_norms
 from .lowering import lower, product_gradients
@@ -250,10 +250,14 @@ class _Run:
         self._optimise(self.head.parameters())
 
     def _optimise(self, heads: Iterable[Tensor]) -> None:
+        cuda = self.device.type == "cuda"
         top = {"params": list(heads), "lr": self.search.lr_head, "name": "lr_head"}
         scores = {"params": list(self.scores.values()), "lr": self.search.lr_mask, "name": "lr_mask"}
-        self.alone = torch.optim.Adam([dict(top)], fused=True)
-        self.both = torch.optim.Adam([scores, dict(top)], fused=True) if self.scores else self.alone
+        self.alone = torch.optim.Adam([dict(top)], fused=True, capturable=cuda)
+        self.both = torch.optim.Adam([scores, dict(top)], fused=True, capturable=cuda) if self.scores else self.alone
+        self.push = torch.zeros((), device=self.device)  # what the kept fraction adds to each score's gradient
+        self.rates = {name: torch.zeros((), device=self.device) for name in ("lr_mask", "lr_head")}
+        self.take: Callable[..., Tensor] = capture.Replayed(self._take) if cuda else self._take
 
     def predict(self, x: Tensor) -> Tensor:
         return self.head(masked_call(self.model, self.scores, x.to(self.device)))
@@ -266,28 +270,35 @@ class _Run:
 
     def train(self, batches: Iterable[Batch], head_only: bool) -> Tensor:
         """One epoch: move the head and, unless `head_only`, the scores. Returns the mean of `losses`."""
-        optimiser = self.alone if head_only else self.both
         sum_losses, n = torch.zeros((), device=self.device), 0
         _train_mode(self.folded, self.head)
         for x, y in batches:
-            x, y = x.to(self.device), y.to(self.device)
             rate, course = rates(self.search, self.step / self.steps)
-            for group in optimiser.param_groups:
-                group["lr"] = rate * getattr(self.search, group["name"])
-            with runtime.autocast(self.device, self.search.precision):
-                losses = self.losses(x, y, head_only)
-            optimiser.zero_grad()
-            losses.sum().backward()
-            if not head_only:  # the kept fraction is a mean: straight through, its gradient is 1 / total
-                grads = [torch.zeros_like(s) if s.grad is None else s.grad for s in self.scores.values()]
-                torch._foreach_add_(grads, course * self.search.alpha / self.total)
-                for score, grad in zip(self.scores.values(), grads, strict=True):
-                    score.grad = grad  # also where the call did not use the weight
-            optimiser.step()
-            sum_losses = sum_losses + losses.detach() * y.shape[-1]
+            self.push.fill_(course * self.search.alpha / self.total if self.total else 0)
+            for name, lr in self.rates.items():
+                lr.fill_(rate * getattr(self.search, name))
+            losses = self.take(x.to(self.device), y.to(self.device), flag=head_only)
+            sum_losses = sum_losses + losses * y.shape[-1]
             n, self.step = n + y.shape[-1], self.step + 1
         self.head.eval()
         return sum_losses / n
+
+    def _take(self, x: Tensor, y: Tensor, flag: bool) -> Tensor:
+        """One step, of the head alone if `flag`; what differs from step to step is in tensors alone (see `capture`)."""
+        optimiser = self.alone if flag else self.both
+        for group in optimiser.param_groups:
+            group["lr"] = self.rates[group["name"]]
+        with runtime.autocast(self.device, self.search.precision):
+            losses = self.losses(x, y, head_only=flag)
+        optimiser.zero_grad()
+        losses.sum().backward()
+        if not flag:  # the kept fraction is a mean: straight through, its gradient is 1 / total
+            grads = [torch.zeros_like(s) if s.grad is None else s.grad for s in self.scores.values()]
+            torch._foreach_add_(grads, self.push)
+            for score, grad in zip(self.scores.values(), grads, strict=True):
+                score.grad = grad  # also where the call did not use the weight
+        optimiser.step()
+        return losses.detach()
 
     def frozen(self, batches: Iterable[Batch]) -> list[Batch]:
         """What the untouched model says about each batch."""

@@ -7,11 +7,11 @@ from conftest import ROOT
 
 MAY_USE = {
     "runtime": set(), "stream": set(), "cache": {"runtime"}, "layouts": {"stream"}, "remos": {"evaluate", "masks"},
-    "superclasses": set(), "masks": {"runtime"}, "fold": set(), "lowering": set(),
+    "superclasses": set(), "masks": {"runtime"}, "fold": set(), "lowering": set(), "capture": set(),
     "compaction": {"evaluate", "fold"},
     "data": {"runtime", "stream", "superclasses", "layouts"}, "models": {"runtime"}, "evaluate": {"runtime"},
     "cost": {"runtime"}, "timing": {"runtime"}, "export": {"runtime"}, "records": {"runtime"}, "figures": set(),
-    "search": {"runtime", "cache", "masks", "models", "evaluate", "fold", "lowering"},
+    "search": {"runtime", "cache", "capture", "masks", "models", "evaluate", "fold", "lowering"},
     "finetune": {"runtime", "evaluate", "cache"},
     "artefact": {"masks", "models", "search"}, "many": {"runtime", "masks", "evaluate", "search"},
     "tasks": {"runtime", "data", "evaluate", "superclasses"},
