@@ -84,6 +84,8 @@ def _stacked(trains: Sequence[Loader], device: torch.device) -> Iterator[Batch]:
 class _Stack(_Run):
     """The live state of K searches: one frozen model, and scores and heads with a leading dimension of K."""
 
+    stacked = 1
+
     def __init__(self, model: nn.Module, heads: Sequence[nn.Module], names: Iterable[str] | None, search: Search,
                  steps: int):
         super().__init__(model, heads[0], names, search, steps)

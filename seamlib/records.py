@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SCHEMA = "seamlib-record-1"
 PLACES = ("device", "data", "runs", "weights", "commit")  # parameters that say where, not what
 
+LATER = {"structure": 0.0}  # parameters that were added since, and the value at which nothing changes
+
 
 @dataclass(frozen=True)
 class Record:
@@ -48,8 +50,11 @@ class Record:
 
 
 def key(parameters: Mapping[str, Any]) -> str:
-    """Eight hex digits over all parameters but those that say where things are (device, folders, files, commit)."""
-    what = {k: v for k, v in parameters.items() if k not in PLACES}
+    """Eight hex digits over all parameters but those that say where things are (device, folders, files, commit).
+
+    A parameter of LATER at its neutral value counts as not given, so that records from before it keep their names.
+    """
+    what = {k: v for k, v in parameters.items() if k not in PLACES and not (k in LATER and v == LATER[k])}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
 

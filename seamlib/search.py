@@ -42,6 +42,7 @@ class Search:
     lr_mask: float = 0.05  #: Adam's rate for the scores, > 0
     lr_head: float = 0.1  #: Adam's rate for the head, > 0
     alpha: float = 1.0  #: weight of the kept fraction in the loss, >= 0
+    structure: float = 0.0  #: weight of a term that makes whole channels die, see `channel_pressure`, >= 0; 0: none
     epochs: int = 300  #: passes over the training batches, >= 1
     batch_size: int = 64  #: images a step, >= 1; for whoever makes the batches
     head_only_every: int = 5  #: every n-th epoch, the first included, trains the head alone; 0: never
@@ -58,6 +59,7 @@ class Search:
             ("lr_mask", self.lr_mask, self.lr_mask > 0, "above 0"),
             ("lr_head", self.lr_head, self.lr_head > 0, "above 0"),
             ("alpha", self.alpha, self.alpha >= 0, "0 or more"),
+            ("structure", self.structure, self.structure >= 0, "0 or more"),
             ("epochs", self.epochs, self.epochs >= 1, "1 or more"),
             ("batch_size", self.batch_size, self.batch_size >= 1, "1 or more"),
             ("head_only_every", self.head_only_every, self.head_only_every >= 0, "0 (never) or more"),
@@ -232,8 +234,30 @@ def rates(search: Search, done: float) -> tuple[float, float]:
     return (1 + math.cos(math.pi * done)) / 2, 1 - done
 
 
+def channel_pressure(scores: Mapping[str, Tensor], leading: int = 0) -> list[Tensor]:
+    """For each score, the gradient of sum_g sqrt(n_g k_g) for its mask; g runs over the layer's channels.
+
+    A channel is what the weights of one output have in common, and those of one input: n_g weights, of which k_g are
+    kept. The fewer are kept, the harder the rest is pushed; a channel without a weight feels nothing, as do biases.
+    `leading`: dimensions before a weight's own (see `many`). Ours, not the paper's: a group lasso on the masks.
+    """
+    found = []
+    for score in scores.values():
+        kept = (score.detach() > 0).to(score.dtype)
+        push = torch.zeros_like(kept)
+        own = range(leading, kept.dim())
+        for channel in own[:2] if len(own) > 1 else ():
+            others = [d for d in own if d != channel]
+            n = math.prod(kept.shape[d] for d in others)
+            push += (n / kept.sum(others, keepdim=True).clamp_min(1)).sqrt() / 2
+        found.append(push)
+    return found
+
+
 class _Run:
     """The live state of one search: frozen model, scores, head, and the optimisers that move them."""
+
+    stacked = 0  # dimensions of the scores before those of their weights
 
     def __init__(self, model: nn.Module, head: nn.Module, names: Iterable[str] | None, search: Search, steps: int):
         self.search, self.step, self.steps = search, 0, steps
@@ -255,7 +279,7 @@ class _Run:
         scores = {"params": list(self.scores.values()), "lr": self.search.lr_mask, "name": "lr_mask"}
         self.alone = torch.optim.Adam([dict(top)], fused=True, capturable=cuda)
         self.both = torch.optim.Adam([scores, dict(top)], fused=True, capturable=cuda) if self.scores else self.alone
-        self.push = torch.zeros((), device=self.device)  # what the kept fraction adds to each score's gradient
+        self.course = torch.zeros((), device=self.device)  # of alpha and structure, a weight of the model
         self.rates = {name: torch.zeros((), device=self.device) for name in ("lr_mask", "lr_head")}
         self.take: Callable[..., Tensor] = capture.Replayed(self._take) if cuda else self._take
 
@@ -274,7 +298,7 @@ class _Run:
         _train_mode(self.folded, self.head)
         for x, y in batches:
             rate, course = rates(self.search, self.step / self.steps)
-            self.push.fill_(course * self.search.alpha / self.total if self.total else 0)
+            self.course.fill_(course / max(self.total, 1))
             for name, lr in self.rates.items():
                 lr.fill_(rate * getattr(self.search, name))
             losses = self.take(x.to(self.device), y.to(self.device), flag=head_only)
@@ -294,7 +318,11 @@ class _Run:
         losses.sum().backward()
         if not flag:  # the kept fraction is a mean: straight through, its gradient is 1 / total
             grads = [torch.zeros_like(s) if s.grad is None else s.grad for s in self.scores.values()]
-            torch._foreach_add_(grads, self.push)
+            torch._foreach_add_(grads, self.course * self.search.alpha)
+            if self.search.structure:
+                pressure = channel_pressure(self.scores, self.stacked)
+                torch._foreach_addcmul_(grads, pressure, [self.course.expand_as(p) for p in pressure],
+                                        self.search.structure)
             for score, grad in zip(self.scores.values(), grads, strict=True):
                 score.grad = grad  # also where the call did not use the weight
         optimiser.step()
@@ -320,7 +348,7 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     one for all; a series without a target picks by accuracy minus kept fraction. `names`: the parameters to mask
     (default: `maskable(model)`; none: the head alone is trained). `on_epoch` gets each epoch's dict: epoch, loss, kept,
     accuracy, accuracy_<part>; its loss is the epoch's mean cross-entropy plus, where there is a mask, `search.alpha`
-    times kept.
+    times kept (the term of `search.structure` is not in it).
 
     `checkpoint`: a file that holds the state after each epoch; if it is there, the search goes on from it, and ends as
     it would have; `max_removed` may be another by then. Whoever gives it also removes it, and sees to it that it

@@ -26,6 +26,12 @@ def test_the_name_depends_on_what_not_on_where():
     assert records.key({**PARAMETERS, "target_class": 4}) != records.key(PARAMETERS)
 
 
+def test_a_parameter_that_came_later_changes_the_name_only_where_it_changes_the_run():
+    assert records.key({"seed": 1, "structure": 0.0}) == records.key({"seed": 1})
+    assert records.key({"seed": 1, "structure": 2.0}) != records.key({"seed": 1})
+    assert records.key({"seed": 0.0}) != records.key({})
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.5"])
 def test_results_must_be_numbers(tmp_path, value):
     with pytest.raises(ValueError, match=r"results.history\[1\] is .*: a result must be a finite number"):
