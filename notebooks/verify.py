@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
 from pathlib import Path
 
 from seamlib import cost, data, evaluate, masks, models, records, robustness, tasks
+from seamlib.compaction import compact
 from seamlib.restore import restore, restore_student, source_model
 
 TOLERANCE = 0.0005 + 1e-9  # 0.05 points: another machine may round the last bit of a logit otherwise
@@ -26,6 +29,10 @@ def recompute(record: records.Record, path: Path, root: Path) -> Numbers:
         return {"accuracy.source": (record.results["accuracy"]["source"], found, TOLERANCE)}
     if record.experiment == "inference_cost":
         return _cost(record, path.parent.parent, root)
+    if record.experiment == "ship":
+        return _ship(record, path.parent.parent, root)
+    if record.experiment == "speed":
+        raise ValueError("it states times: run make bench again, on a quiet machine")
     if record.experiment == "indirect_reuse":
         return _student(record, path.with_suffix(".safetensors"), root)
     if record.experiment == "defect_inheritance":
@@ -96,3 +103,29 @@ def _cost(record: records.Record, results: Path, root: Path) -> Numbers:
             numbers[f"{name}.{what}"] = (stated[name][what], float(value), 1e-6 * value)
     accuracy = evaluate.accuracy(found.module(), data.batches(task.test, 256))
     return {**numbers, "accuracy.delivered": (stated["accuracy"]["delivered"], accuracy, TOLERANCE)}
+
+
+def _ship(record: records.Record, results: Path, root: Path) -> Numbers:
+    """Counts, accuracies, the difference that compaction makes, and the size of the mask file; no times."""
+    of = _found(results, "direct_*", "masks", record.sha256["masks of the record"])
+    _, model, task, found = restore(of, results / f"{of.stem}.safetensors", root)
+    images, _ = next(iter(data.batches(task.test, 64)))
+    masked = found.module()
+    compacted, _ = compact(masked, images[:2])
+    stated, numbers = record.results, {}
+    for name, module in (("original", model), ("masked", masked), ("compacted", compacted)):
+        counts = cost.flops(module, images[:1])
+        values = {**dict(zip(("weights", "weights_kept"), cost.weights(module), strict=True)), **counts._asdict()}
+        for what in ("weights", "weights_kept", "dense", "sparse"):
+            numbers[f"{name}.{what}"] = (stated[name][what], float(values[what]), 1e-6 * values[what])
+        if name != "original":
+            accuracy = evaluate.accuracy(module, data.batches(task.test, 256))
+            numbers[f"accuracy.{name}"] = (stated["accuracy"][name], accuracy, TOLERANCE)
+    with evaluate.measuring():
+        difference = (masked(images) - compacted(images)).abs().max() / masked(images).abs().max()
+    numbers["difference"] = (stated["difference"], float(difference), 1e-5)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "masks"
+        dataclasses.replace(found, picks={"paper": found.picks["paper"]}).save(path)
+        size = path.stat().st_size  # without class names, and by another compressor's version perhaps
+    return {**numbers, "bytes.masks": (stated["bytes"]["masks"], size, 0.03 * size + 500)}

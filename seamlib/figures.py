@@ -103,6 +103,32 @@ def speed(ax: Axes, times: pd.DataFrame, multiply_adds: float) -> Axes:
     return ax
 
 
+def channels(ax: Axes, layers: pd.DataFrame) -> Axes:
+    """Output channels of each layer, in the order of the model; columns `layer`, `before` and `after`."""
+    ax.bar(layers["layer"], layers["before"], color=ORIGINAL, alpha=0.4, label="source model")
+    ax.bar(layers["layer"], layers["after"], color=SEAM, label="compacted")
+    ax.tick_params(axis="x", rotation=90)
+    ax.set_ylabel("output channels")
+    ax.legend(fontsize="small")
+    return ax
+
+
+def faster(ax: Axes, times: pd.DataFrame) -> Axes:
+    """How many times as fast as the original, which is a line at 1; a row a measurement.
+
+    Columns: `engine`, `images` (a call), `masked, faster` and `compacted, faster`.
+    """
+    where = np.arange(len(times))
+    for shift, (name, colour) in zip((-0.2, 0.2), (("masked", ORIGINAL), ("compacted", SEAM)), strict=True):
+        ax.bar(where + shift, times[f"{name}, faster"], 0.4, color=colour, label=name)
+    ax.axhline(1, color="black", linewidth=1)
+    ax.set_xticks(where, [f"{e}\n{b} image{'s' * (b > 1)}" for e, b in zip(times["engine"], times["images"],
+                                                                          strict=True)], fontsize="small")
+    ax.set_ylabel("times as fast as the original")
+    ax.legend(fontsize="small")
+    return ax
+
+
 def thresholds(ax: Axes, table: pd.DataFrame) -> Axes:
     """Accuracy and defect inheritance rate against the share of weights removed.
 

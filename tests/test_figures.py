@@ -106,3 +106,13 @@ def test_growth_turns_seconds_into_images_a_second_and_draws_both_ways_of_many_p
     assert [t.get_text() for t in axes[1].texts] == ["a", "b"]
     assert [line.get_ydata().tolist() for line in axes[2].lines] == [[1.0, 2.0], [2.0, 3.0]]
     plt.close(fig)
+
+
+def test_channels_stand_before_behind_after_and_speed_has_two_bars_a_measurement(ax):
+    figures.channels(ax, pd.DataFrame({"layer": ["conv1", "fc"], "before": [16, 10], "after": [3, 10]}))
+    assert [bar.get_height() for bar in ax.patches] == [16, 10, 3, 10]
+    ax.clear()
+    figures.faster(ax, pd.DataFrame({"engine": ["torch", "torch"], "images": [16, 1], "masked, faster": [1.0, 1.1],
+                                     "compacted, faster": [2.0, 1.5]}))
+    assert [bar.get_height() for bar in ax.patches] == [1.0, 1.1, 2.0, 1.5]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["torch\n16 images", "torch\n1 image"]

@@ -101,6 +101,13 @@ def test_the_other_direct_notebooks_run_and_can_be_verified(runs, capfd):
     assert latency["torch"]["2"]["by_model"].keys() == {"original", "reengineered"}
     assert run.main(["verify", str(cost)]) == 0
     assert "reengineered.sparse" in capfd.readouterr().out
+    ship = cell("ship", record="direct_multiclass/*", rounds="1", batch_sizes="2", engines="torch")
+    results = records.read(ship).results
+    assert results["same_logits"] == 1
+    assert results["accuracy"]["compacted"] == results["accuracy"]["masked"]
+    assert sorted(p.name for p in ship.parent.glob("*/*")) == ["compacted.onnx", "masks.safetensors"]
+    assert run.main(["verify", str(ship)]) == 0
+    assert "bytes.masks" in capfd.readouterr().out
     scratch = cell("retrain", epochs="1", shots="20")
     assert records.read(scratch).results["accuracy"].keys() == {"last", "paper"}
     assert run.main(["verify", str(scratch)]) == 1
