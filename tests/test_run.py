@@ -43,7 +43,7 @@ def test_values_take_the_declared_type():
 
 def test_unknown_notebook_and_preset_list_the_known(capsys):
     assert run.main(["cell", "nope"]) == 1
-    notebooks = ("defect_inheritance, direct_binary, direct_multiclass, indirect_reuse, inference_cost, retrain, "
+    notebooks = ("defect_inheritance, direct_binary, direct_multiclass, indirect_reuse, inference_cost, retrain, ship, "
                  "threshold_study, train_source")
     assert f"unknown notebook 'nope': allowed are {notebooks}" in capsys.readouterr().err
     assert run.main(["grid", "nope"]) == 1
