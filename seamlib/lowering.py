@@ -70,13 +70,17 @@ def product_gradients(model: nn.Module) -> None:
 def lower(model: nn.Module) -> None:
     """Keep the weights of `model`'s plain layers, in place, in bf16: what autocast would make of them at each call.
 
-    They lower what they are given by themselves, as autocast is not heard inside of vmap.
+    They lower what they are given by themselves, as autocast is not heard inside of vmap. A weight that another kind of
+    layer uses too stays as it is.
     """
-    for module in model.modules():
-        if type(module) in LOWERED and module.weight.dtype == torch.float32:
-            for p in module.parameters(recurse=False):
+    layers = [m for m in model.modules() if type(m) in LOWERED and m.weight.dtype == torch.float32]
+    others = {id(p) for m in model.modules() if type(m) not in LOWERED for p in m.parameters(recurse=False)}
+    for layer in layers:
+        parameters = list(layer.parameters(recurse=False))
+        if not others & {id(p) for p in parameters}:
+            for p in parameters:
                 p.data = p.data.bfloat16()
-            module.register_forward_pre_hook(_lower_input)
+            layer.register_forward_pre_hook(_lower_input)
 
 
 def _lower_input(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

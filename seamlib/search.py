@@ -269,6 +269,7 @@ class _Run:
         self.folded, self.offsets = fold_norms(self.model, self.scores)  # what is trained on; self.model is measured
         if search.precision == "bf16":
             lower(self.folded)
+            self.offsets = {name: t.to(self.folded.get_parameter(name).dtype) for name, t in self.offsets.items()}
         product_gradients(self.folded)
         self.total = sum(s.numel() for s in self.scores.values())
         self._optimise(self.head.parameters())

@@ -78,3 +78,17 @@ def test_lowered_layers_compute_in_bf16_under_vmap_too():
     with torch.autocast("cpu", torch.bfloat16):
         y = torch.vmap(lambda w, x: torch.func.functional_call(layer, {"weight": w}, (x,)))(weights, x)
     assert y.dtype == torch.bfloat16
+
+
+def test_tied_layers_are_lowered_together_unless_one_is_of_another_kind():
+    class Tied(nn.Module):
+        def __init__(self, first):
+            super().__init__()
+            self.first, self.last = first, nn.Linear(4, 6, bias=False)
+            self.last.weight = first.weight
+    both, other = Tied(nn.Linear(4, 6)), Tied(nn.Embedding(6, 4))
+    lowering.lower(both)
+    lowering.lower(other)
+    assert both.last.weight.dtype == torch.bfloat16
+    assert len(both.last._forward_pre_hooks) == len(both.first._forward_pre_hooks) == 1
+    assert other.last.weight.dtype == torch.float32

@@ -68,6 +68,14 @@ def test_in_bf16_as_well_up_to_its_rounding(model, three):
         assert ours.history[-1]["kept"] < 1
 
 
+def test_masked_biases_before_a_batch_norm_in_bf16(model, three):
+    heads, trains, vals = three
+    assert model[0].bias is not None  # folded: its mask keeps the bias, the norm's shift is added after
+    search = dataclasses.replace(SEARCH, precision="bf16", epochs=1)
+    found = many.together(model, heads, trains, vals, search, names=["0.bias", "0.weight"])
+    assert all(f.history[0]["loss"] > 0 for f in found)
+
+
 def test_a_search_that_is_over_waits_for_the_others(model, three):
     heads, trains, vals = three
     search = Search(epochs=14, head_only_every=0, lr_mask=0.05, alpha=0.02, max_removed=0.3)
