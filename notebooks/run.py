@@ -34,6 +34,7 @@ from seamlib import models, records, runtime
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = "runs/report"  # what `make report` computes for the book, each time anew
 KEPT = ROOT / "book" / "results"
+STARTS = 3  # of a kernel, before it is given up
 TYPES = {"str": str, "int": int, "float": float, "bool": bool}
 
 
@@ -125,6 +126,17 @@ def files_of(record: records.Record, path: Path) -> list[Path]:
     return [weights]
 
 
+def execute(notebook: Path, output: Path, **how: Any) -> None:
+    """Run a notebook by papermill. Kernels that start at one time may choose the same port: one of them starts anew."""
+    for attempt in reversed(range(STARTS)):
+        try:
+            papermill.execute_notebook(notebook, output, kernel_name="python3", cwd=ROOT, progress_bar=False, **how)
+            return
+        except RuntimeError as e:
+            if attempt == 0 or "before replying" not in str(e):
+                raise
+
+
 def run_cell(notebook: str, given: dict[str, Any]) -> int:
     """Run one cell unless its record is there. 0 if the record is there at the end."""
     parameters = checked(notebook, given)
@@ -141,9 +153,8 @@ def run_cell(notebook: str, given: dict[str, Any]) -> int:
             return 0
         print(f"{notebook} {stem.name}: running, log in {stem.with_suffix('.log')}", flush=True)
         try:
-            papermill.execute_notebook(
-                ROOT / "notebooks" / f"{notebook}.ipynb", stem.with_suffix(".ipynb"), parameters, kernel_name="python3",
-                cwd=ROOT, progress_bar=False, log_output=True, stdout_file=log, stderr_file=log)
+            execute(ROOT / "notebooks" / f"{notebook}.ipynb", stem.with_suffix(".ipynb"), parameters=parameters,
+                    log_output=True, stdout_file=log, stderr_file=log)
         except papermill.PapermillExecutionError as e:
             print(f"{notebook} {stem.name}: failed at cell {e.exec_count}, log in {stem.with_suffix('.log')}\n"
                   f"{e.ename}: {e.evalue}", file=sys.stderr)
@@ -222,7 +233,7 @@ def pages() -> int:
                         target / f"{notebook}.ipynb")
     for page in sorted((ROOT / "book" / "pages").glob("*.ipynb")):
         try:
-            papermill.execute_notebook(page, target / page.name, kernel_name="python3", cwd=ROOT, progress_bar=False)
+            execute(page, target / page.name)
         except papermill.PapermillExecutionError as e:
             print(f"{page.relative_to(ROOT)}: failed at cell {e.exec_count}\n{e.ename}: {e.evalue}", file=sys.stderr)
             return 1

@@ -87,6 +87,24 @@ def test_a_cell_runs_once_and_can_be_verified(runs, capfd):
     assert run.finished("direct_binary", run.checked("direct_binary", {**TINY, "runs": "runs/test"})) is None
 
 
+def test_a_kernel_that_dies_before_it_answers_is_started_again(monkeypatch, tmp_path):
+    outcomes = []
+
+    def start(*args, **kwargs):
+        if outcome := outcomes.pop(0):
+            raise RuntimeError(outcome)
+    monkeypatch.setattr(run.papermill, "execute_notebook", start)
+    died = "Kernel died before replying to kernel_info"
+    outcomes[:] = [died, died, None]
+    run.execute(tmp_path / "in.ipynb", tmp_path / "out.ipynb")
+    assert not outcomes
+    for failing in ([died] * run.STARTS, ["Kernel died"]):  # the second while it ran: that is not repeated
+        outcomes[:] = failing
+        with pytest.raises(RuntimeError, match="Kernel died"):
+            run.execute(tmp_path / "in.ipynb", tmp_path / "out.ipynb")
+        assert not outcomes
+
+
 def test_the_other_direct_notebooks_run_and_can_be_verified(runs, capfd):
     def cell(notebook, **given):
         texts = (t for k, v in {"runs": "runs/test", **given}.items() for t in ("-p", f"{k}={v}"))
