@@ -81,12 +81,7 @@ def kept_by_layer(ax: Axes, kept: pd.DataFrame) -> Axes:
 
 def multiply_adds(ax: Axes, layers: pd.DataFrame) -> Axes:
     """Multiply-adds of each layer, in the order of the model; columns `layer`, `dense` and `sparse`."""
-    ax.bar(layers["layer"], layers["dense"], color=ORIGINAL, alpha=0.4, label="dense")
-    ax.bar(layers["layer"], layers["sparse"], color=SEAM, label="sparse")
-    ax.tick_params(axis="x", rotation=90)
-    ax.set_ylabel("multiply-adds")
-    ax.legend(fontsize="small")
-    return ax
+    return _overlaid(ax, layers, {"dense": "dense", "sparse": "sparse"}, "multiply-adds")
 
 
 def speed(ax: Axes, times: pd.DataFrame, multiply_adds: float) -> Axes:
@@ -105,12 +100,7 @@ def speed(ax: Axes, times: pd.DataFrame, multiply_adds: float) -> Axes:
 
 def channels(ax: Axes, layers: pd.DataFrame) -> Axes:
     """Output channels of each layer, in the order of the model; columns `layer`, `before` and `after`."""
-    ax.bar(layers["layer"], layers["before"], color=ORIGINAL, alpha=0.4, label="source model")
-    ax.bar(layers["layer"], layers["after"], color=SEAM, label="compacted")
-    ax.tick_params(axis="x", rotation=90)
-    ax.set_ylabel("output channels")
-    ax.legend(fontsize="small")
-    return ax
+    return _overlaid(ax, layers, {"before": "source model", "after": "compacted"}, "output channels")
 
 
 def faster(ax: Axes, times: pd.DataFrame) -> Axes:
@@ -252,3 +242,13 @@ def _percent(ax: Axes, which: str, label: str) -> None:
         axis.set_minor_formatter(PercentFormatter(1, decimals=0))
         axis.set_tick_params(which="both", labelrotation=45, labelsize="small")
     getattr(ax, f"set_{which}label")(label)
+
+
+def _overlaid(ax: Axes, layers: pd.DataFrame, columns: Mapping[str, str], what: str) -> Axes:
+    """A bar a layer: the first of `columns` (column -> label) behind, in grey, the second before it."""
+    for (column, label), (colour, alpha) in zip(columns.items(), ((ORIGINAL, 0.4), (SEAM, 1.0)), strict=True):
+        ax.bar(layers["layer"], layers[column], color=colour, alpha=alpha, label=label)
+    ax.tick_params(axis="x", rotation=90)
+    ax.set_ylabel(what)
+    ax.legend(fontsize="small")
+    return ax

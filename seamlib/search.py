@@ -282,7 +282,7 @@ class _Run:
         self.both = torch.optim.Adam([scores, dict(top)], fused=True, capturable=cuda) if self.scores else self.alone
         self.course = torch.zeros((), device=self.device)  # of alpha and structure, a weight of the model
         self.rates = {name: torch.zeros((), device=self.device) for name in ("lr_mask", "lr_head")}
-        self.take: Callable[..., Tensor] = capture.Replayed(self._take) if cuda else self._take
+        self.update: capture.Step = capture.Replayed(self._update) if cuda else self._update
 
     def predict(self, x: Tensor) -> Tensor:
         return self.head(masked_call(self.model, self.scores, x.to(self.device)))
@@ -302,22 +302,22 @@ class _Run:
             self.course.fill_(course / max(self.total, 1))
             for name, lr in self.rates.items():
                 lr.fill_(rate * getattr(self.search, name))
-            losses = self.take(x.to(self.device), y.to(self.device), flag=head_only)
+            losses = self.update(x.to(self.device), y.to(self.device), head_only)
             sum_losses = sum_losses + losses * y.shape[-1]
             n, self.step = n + y.shape[-1], self.step + 1
         self.head.eval()
         return sum_losses / n
 
-    def _take(self, x: Tensor, y: Tensor, flag: bool) -> Tensor:
-        """One step, of the head alone if `flag`; what differs from step to step is in tensors alone (see `capture`)."""
-        optimiser = self.alone if flag else self.both
+    def _update(self, x: Tensor, y: Tensor, head_only: bool) -> Tensor:
+        """One step, of the head alone if `head_only`. What differs between steps is in tensors (see `capture`)."""
+        optimiser = self.alone if head_only else self.both
         for group in optimiser.param_groups:
             group["lr"] = self.rates[group["name"]]
         with runtime.autocast(self.device, self.search.precision):
-            losses = self.losses(x, y, head_only=flag)
+            losses = self.losses(x, y, head_only)
         optimiser.zero_grad()
         losses.sum().backward()
-        if not flag:  # the kept fraction is a mean: straight through, its gradient is 1 / total
+        if not head_only:  # the kept fraction is a mean: straight through, its gradient is 1 / total
             grads = [torch.zeros_like(s) if s.grad is None else s.grad for s in self.scores.values()]
             torch._foreach_add_(grads, self.course * self.search.alpha)
             if self.search.structure:

@@ -53,7 +53,7 @@ def test_a_search_by_replay_finds_the_same(tiny, problem, recorded, monkeypatch,
 
     def by_replay(run, heads):
         before(run, heads)
-        run.take = capture.Replayed(run._take)
+        run.update = capture.Replayed(run._update)
     monkeypatch.setattr(search._Run, "_optimise", by_replay)
     found = reengineer(tiny, head, train, val, dataclasses.replace(settings))
     assert len(recorded) == 2 * len({x.shape for x, _ in train})  # with the head alone, and with all
