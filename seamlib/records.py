@@ -82,6 +82,19 @@ def read(path: Path | str) -> Record:
     return record
 
 
+def find(pattern: str, roots: Iterable[Path | str]) -> Path:
+    """The first record whose stem matches `pattern` (a name, or with *), by root, then by name.
+
+    Raises FileNotFoundError, with the roots, where there is none.
+    """
+    roots = list(roots)
+    found = next((path for root in roots for path in sorted(Path(root).glob(f"{pattern}.json"))), None)
+    if found is None:
+        raise FileNotFoundError(f"no record {pattern} in {' or '.join(map(str, roots))}: run its notebook first, or "
+                                "give another (<experiment>/<name>, without its suffix)")
+    return found
+
+
 def read_all(roots: Path | str | Iterable[Path | str], experiment: str = "*") -> list[Record]:
     """All records of `experiment` (default: of every one) below `roots`, in order of path; a later root wins."""
     roots = [roots] if isinstance(roots, str | Path) else list(roots)

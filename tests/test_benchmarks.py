@@ -1,6 +1,7 @@
 """The baseline that the benchmark measures against computes what the library computes."""
 
 import dataclasses
+import sys
 
 import pytest
 import report
@@ -9,7 +10,7 @@ import torch
 from published import Images, Published
 from torch import nn
 
-from seamlib import data
+from seamlib import data, records
 from seamlib.masks import binarize, kept_fraction
 from seamlib.search import Search, reengineer
 
@@ -74,3 +75,21 @@ def test_shares_of_an_epoch_add_up_and_products_have_the_most():
     found = speed.shares(lambda: [square @ square for _ in range(20)] + [square + 1], where)
     assert sum(found.values()) == pytest.approx(1)
     assert found["products"] > found["rest"] > found["optimiser"] == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_benchmark_leaves_a_record_and_prints_its_table(monkeypatch, tmp_path, capsys):
+    small = {"BATCHES": (64,), "IMAGES": 4, "GROWING_BATCH": (2, 4), "GROWING_MODEL": ("resnet20",),
+             "GROWING_PROBLEMS": (1, 2)}
+    for name, value in small.items():
+        monkeypatch.setattr(speed, name, value)
+    monkeypatch.setattr(speed, "alone", lambda *_: 1.0)  # a process of its own takes seconds to start
+    monkeypatch.setattr(speed.runtime, "project", lambda: tmp_path)
+    monkeypatch.setattr(speed.runtime, "commit", lambda _: ("0" * 40, False))
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--device", "cpu", "--rounds", "1"])
+    assert speed.main() == 0
+    (record,) = records.read_all(tmp_path / "runs", "speed")
+    said = capsys.readouterr().out
+    for what, target, value in report.targets(record.results, "cpu"):
+        assert f"{what:64}{target:>10}{value:>12}" in said
+    assert list(record.results["growth"]["model"]) == ["resnet20"]

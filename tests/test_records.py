@@ -75,3 +75,15 @@ def test_later_folders_win_and_tables_have_a_row_a_record(tmp_path):
     assert sorted(map(tuple, table.to_numpy().tolist())) == [(3, 2.0, 0.5), (4, 1.5, 0.5)]
     with pytest.raises(KeyError, match="no 'crossfit' of 'results.accuracy.crossfit' .* there is paper"):
         records.table(found, {"x": "results.accuracy.crossfit"})
+
+
+def test_a_record_is_found_by_name_or_pattern_in_the_first_folder_that_has_it(tmp_path):
+    for name in ("a/direct/x-1.json", "b/direct/x-1.json", "b/direct/x-0.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    roots = [tmp_path / "a", tmp_path / "b"]
+    assert records.find("direct/x*", roots) == tmp_path / "a/direct/x-1.json"
+    assert records.find("direct/x-0", roots) == tmp_path / "b/direct/x-0.json"
+    assert records.find("direct/*", roots[::-1]) == tmp_path / "b/direct/x-0.json"
+    with pytest.raises(FileNotFoundError, match="no record direct/y in .*a or .*b: run its notebook first"):
+        records.find("direct/y", roots)

@@ -113,19 +113,22 @@ def peak(model: str, batch_size: int, device: str, name: str) -> float:
     return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1e3
 
 
+def alone(call: Callable[..., float], *given: object) -> float:
+    """What `call` returns in a new process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(call, given)
+
+
 def measured(model: str, batch_size: int, where: torch.device, rounds: int = ROUNDS) -> dict[str, Any]:
     """One row of the table."""
     times = timed(runs(model, batch_size, where), where, rounds)
-    memory = {}
-    for name in RIVALS[:2]:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            memory[name] = pool.apply(peak, (model, batch_size, where.type, name))
     return {
         "speedup": ratio(times, "published", "ours"), "speedup_fp32": ratio(times, "published", "ours fp32"),
         "overhead": ratio(times, "ours", "training") - 1,
         "overhead_fp32": ratio(times, "ours fp32", "training fp32") - 1,
         "images_per_second": {name: IMAGES / statistics.median(t) for name, t in times.items()},
-        "seconds": times, "peak_mb": memory, "floors": floors(model, batch_size, where),
+        "seconds": times, "floors": floors(model, batch_size, where),
+        "peak_mb": {name: alone(peak, model, batch_size, where.type, name) for name in RIVALS[:2]},
         "shares": shares(runs(model, batch_size, where, ("ours",))["ours"], where),
     }
 
@@ -168,7 +171,7 @@ def shares(run: Run, where: torch.device) -> dict[str, float]:
     return {part: t / sum(spent.values()) for part, t in spent.items()}
 
 
-def growth(where: torch.device, rounds: int) -> dict[str, list[dict[str, Any]]]:
+def growth(where: torch.device, rounds: int) -> dict[str, Any]:
     """Seconds an epoch of our search, with one thing growing at a time."""
     by_batch = timed({str(b): runs("resnet20", b, where, ("ours",))["ours"] for b in GROWING_BATCH}, where, rounds)
     by_model = timed({m: runs(m, 64, where, ("ours",))["ours"] for m in GROWING_MODEL}, where, rounds)
@@ -176,8 +179,7 @@ def growth(where: torch.device, rounds: int) -> dict[str, list[dict[str, Any]]]:
                      rounds)
     sizes = {m: cost.flops(problem(m, where)[0], torch.rand(1, 3, 32, 32, device=where)).dense for m in by_model}
     return {"batch": [{"batch": int(b), "seconds": statistics.median(t)} for b, t in by_batch.items()],
-            "model": [{"model": m, "multiply_adds": sizes[m], "seconds": statistics.median(t)}
-                      for m, t in by_model.items()],
+            "model": {m: {"multiply_adds": sizes[m], "seconds": statistics.median(t)} for m, t in by_model.items()},
             "problems": [{"problems": k, **{how: statistics.median(by_count[f"{k} {how}"])
                                             for how in ("one by one", "together")}} for k in GROWING_PROBLEMS]}
 
@@ -209,13 +211,14 @@ def main() -> int:
                   f"{row['speedup']:8.2f} x {row['overhead']:+13.1%} {memory['published']:14.0f} {memory['ours']:9.0f}",
                   flush=True)
     results = {"steps": steps, "growth": growth(where, args.rounds)}
-    print(f"\n{'':64}{'target':>10}{'measured':>12}")
-    for what, target, value in report.targets(results, where.type):
-        print(f"{what:64}{target:>10}{value:>12}")
     parameters = {"device": args.device, "rounds": args.rounds, "images": IMAGES}
     record = records.Record("speed", "step", parameters, results, 0, *runtime.commit(root), runtime.describe(where),
                             time.monotonic() - started, {})
-    print(records.write(record, root / "runs"))
+    path = records.write(record, root / "runs")
+    print(f"\n{'':64}{'target':>10}{'measured':>12}")
+    for what, target, value in report.targets(results, where.type):
+        print(f"{what:64}{target:>10}{value:>12}")
+    print(path)
     return 0
 
 
