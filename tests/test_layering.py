@@ -17,6 +17,7 @@ MAY_USE = {
     "tasks": {"runtime", "data", "evaluate", "superclasses"},
     "robustness": {"runtime", "cache", "evaluate"},
     "indirect": {"runtime", "cache", "data", "stream", "finetune", "models", "remos", "search", "masks", "tasks"},
+    "compare": {"runtime", "evaluate", "export", "timing"},
     "restore": {"runtime", "data", "masks", "models", "tasks", "search", "records"},
 }
 WITHOUT_TORCH = {"records", "figures"}
