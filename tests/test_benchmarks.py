@@ -77,7 +77,6 @@ def test_shares_of_an_epoch_add_up_and_products_have_the_most():
     assert found["products"] > found["rest"] > found["optimiser"] == 0
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_the_benchmark_leaves_a_record_and_prints_its_table(monkeypatch, tmp_path, capsys):
     small = {"BATCHES": (64,), "IMAGES": 4, "GROWING_BATCH": (2, 4), "GROWING_MODEL": ("resnet20",),
              "GROWING_PROBLEMS": (1, 2)}

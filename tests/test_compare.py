@@ -29,6 +29,15 @@ def test_an_engine_that_is_not_installed_is_none(monkeypatch):
     assert found["torch"]["1"] is not None
 
 
+def test_one_file_serves_all_engines_that_read_one(monkeypatch):
+    written = []
+    monkeypatch.setattr(compare.export, "export_onnx", lambda model, x, path: written.append(path))
+    monkeypatch.setattr(compare.timing, "latency", lambda *_, **__: timing.Latency({}, 1, None, False))
+    monkeypatch.setattr(timing, "installed", lambda: timing.ENGINES)
+    compare.latencies(models(), [torch.rand(1, 3, 2, 2)], timing.ENGINES)
+    assert sorted(path.name for path in written) == ["narrow.onnx", "wide.onnx"]
+
+
 def test_an_unknown_engine_is_refused_before_anything_runs():
     with pytest.raises(ValueError, match="engine.*'tensorrt'.*torch, onnxruntime, deepsparse"):
         compare.latencies({"broken": nn.Linear(1, 1)}, [torch.rand(1, 3, 2, 2)], ["torch", "tensorrt"])
