@@ -9,6 +9,7 @@ pooling's) are joined into one; then whatever the outputs need is kept, and noth
 from __future__ import annotations
 
 import copy
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -60,6 +61,52 @@ def compact(model: nn.Module, example: Tensor) -> tuple[nn.Module, Compacted]:
     """
     if any(m.training for m in model.modules()):
         raise ValueError(f"{type(model).__name__}, or a part of it, is in train mode: call model.eval() first")
+    plan, want = _planned(model, example)
+    with measuring():
+        report = plan.rewrite()
+        found = plan.graph(example.clone())
+        scale = float(want.abs().max()) or 1.0
+        rounding = max(TOLERANCE, 4 * torch.finfo(want.dtype).eps)
+        if not float((found - want).abs().max()) <= rounding * scale:
+            raise ValueError(f"the compacted {type(model).__name__} answers differently, by "
+                             f"{float((found - want).abs().max()):.2g}: it does something that is not understood here, "
+                             "such as changing a tensor in place; please report it")
+    return plan.graph.eval(), report
+
+
+@dataclass(frozen=True)
+class Channels:
+    """A layer's channels by the groups that stay or go together, and what the layer costs."""
+
+    into: Tensor  #: of each input channel (feature), the number of its group, int64
+    out: Tensor  #: the same of each output channel
+    share: float  #: of the multiply-adds of all such layers, in [0, 1]
+
+
+def channel_groups(model: nn.Module, example: Tensor) -> tuple[dict[str, Channels], int]:
+    """(The channels of each convolution and linear layer, by the name of its weight; the number n of groups).
+
+    Groups are 0 to n - 1; number n stands for all channels that must stay, such as the inputs and the outputs.
+    `example` [B, ...]: images that `model` takes. Raises ValueError as `compact` does.
+    """
+    plan, _ = _planned(model, example)
+    layers = plan.reading()
+    fixed = {int(atom) for node in plan.graph.graph.nodes if plan.kind[node] in ("placeholder", "output", "other")
+             for n in (node, *node.all_input_nodes) if n in plan.start for atom in plan.atoms[plan.of(n)]}
+    numbers: dict[int, int] = {}  # of the groups, by atom
+    ends = [[[-1 if atom in fixed else numbers.setdefault(atom, len(numbers)) for atom in plan.atoms[plan.of(end)]]
+             for end in (plan.before(layer), layer)] for layer in layers]
+    costs = [plan.module(layer).weight.numel() * math.prod(plan.shape(layer)[2:]) for layer in layers]
+    found, n = {}, len(numbers)
+    for layer, (into, out), cost in zip(layers, ends, costs, strict=True):
+        name = str(layer.target).removeprefix("model.") + ".weight"
+        at = [torch.tensor([n if group < 0 else group for group in end]) for end in (into, out)]
+        found[name] = Channels(at[0], at[1], cost / sum(costs))
+    return found, n
+
+
+def _planned(model: nn.Module, example: Tensor) -> tuple[_Plan, Tensor]:
+    """(The plan, what `model` says about the example). Raises ValueError if that cannot be had."""
     folded, _ = fold_norms(model)
     graph = _traced(folded.requires_grad_(False), type(model).__name__)
     with measuring():
@@ -71,16 +118,7 @@ def compact(model: nn.Module, example: Tensor) -> tuple[nn.Module, Compacted]:
         except (RuntimeError, ValueError) as e:
             raise ValueError(f"{type(model).__name__} does not take an example of shape {tuple(example.shape)}: "
                              f"{str(e).splitlines()[0]}") from e
-        plan = _Plan(graph)
-        report = plan.rewrite()
-        found = graph(example.clone())
-        scale = float(want.abs().max()) or 1.0
-        rounding = max(TOLERANCE, 4 * torch.finfo(want.dtype).eps)
-        if not float((found - want).abs().max()) <= rounding * scale:
-            raise ValueError(f"the compacted {type(model).__name__} answers differently, by "
-                             f"{float((found - want).abs().max()):.2g}: it does something that is not understood here, "
-                             "such as changing a tensor in place; please report it")
-    return graph.eval(), report
+        return _Plan(graph), want
 
 
 class _Whole(nn.Module):
@@ -112,7 +150,7 @@ class _Plan:
         self.constant: dict[fx.Node, np.ndarray] = {}  # of each channel: its value, NaN where it has none
         self.start: dict[fx.Node, int] = {}  # number of a tensor's first atom
         self.kind = {node: self._kind(node) for node in graph.graph.nodes}
-        self.layers = [n for n in graph.graph.nodes if self.kind[n] in ("convolution", "linear")]
+        self.layers = self.reading()
         n = 0
         for node in graph.graph.nodes:
             if self.width(node):
@@ -318,18 +356,26 @@ class _Plan:
                     keep[self.atoms[self.of(n)]] = True
                 if kind == "other" and tensors and node.op != "get_attr":
                     self.left[node.name] = str(self.module(node) or node.target)
-            elif kind in ("convolution", "linear"):  # no tensor of none
-                for n in (node, self.before(node)):
-                    if n in self.start and not keep[self.atoms[self.of(n)]].any():
-                        keep[self.atoms[self.of(n)[0]]] = True
-        reading = [n for n in self.graph.graph.nodes if self.kind[n] in ("convolution", "linear")]
+        self._follow(keep)
+        for node in self.reading():  # no tensor of none
+            for n in (node, self.before(node)):
+                if n in self.start and not keep[self.atoms[self.of(n)]].any():
+                    keep[self.atoms[self.of(n)[0]]] = True
+                    self._follow(keep)
+        return keep
+
+    def reading(self) -> list[fx.Node]:
+        """The layers that are still there."""
+        return [n for n in self.graph.graph.nodes if self.kind[n] in ("convolution", "linear")]
+
+    def _follow(self, keep: np.ndarray) -> None:
+        """Keep whatever that which is kept reads."""
         before = -1
         while before != (before := int(keep.sum())):
-            for node in reversed(reading):
+            for node in reversed(self.reading()):
                 wanted = keep[self.atoms[self.of(node)]]
                 read = self._read(node, self._weight(node)[0][wanted].any((0, 2)))
                 keep[self.atoms[self.of(self.before(node))[read]]] = True
-        return keep
 
     def _read(self, node: fx.Node, used: np.ndarray) -> np.ndarray:
         """Input channels that a layer has to read, of those it uses: the varying ones, and one for the constant."""

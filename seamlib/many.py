@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from . import runtime
 from .evaluate import Batch, Loader
 from .masks import binarize, call_with, masked_call, masked_weights
-from .search import Epoch, Pick, Reengineered, Search, _Log, _Run, reengineer
+from .search import Epoch, Pick, Reengineered, Search, _gates, _Log, _Run, reengineer
+from .structure import Gates
 
 Val = Iterable[Batch] | Mapping[str, Iterable[Batch]]
 
@@ -56,13 +57,13 @@ def together(model: nn.Module, heads: Sequence[nn.Module], trains: Sequence[Load
     """What `reengineer_many` does on CUDA; it runs anywhere."""
     logs = [_Log(model, head, val, search, targets[k] if targets else None)
             for k, (head, val) in enumerate(zip(heads, vals, strict=True))]
-    run = _Stack(model, heads, names, search, search.epochs * len(trains[0]))
+    run = _Stack(model, heads, names, search, search.epochs * len(trains[0]), _gates(model, logs[0], search))
     with runtime.seeded(search.seed, run.device):
         for epoch in range(search.epochs):
             losses = run.train(_stacked(trains, run.device), not run.scores or search.head_only(epoch))
             for k, (log, loss) in enumerate(zip(logs, losses.tolist(), strict=True)):
                 if not log.over:
-                    record = log.note(loss, run.of(run.scores, k), partial(run.answer, k), partial(run.keep, k))
+                    record = log.note(loss, run.of(run.kept(), k), partial(run.answer, k), partial(run.keep, k))
                     if on_epoch is not None:
                         on_epoch(k, record)
                     if log.over:
@@ -84,11 +85,9 @@ def _stacked(trains: Sequence[Loader], device: torch.device) -> Iterator[Batch]:
 class _Stack(_Run):
     """The live state of K searches: one frozen model, and scores and heads with a leading dimension of K."""
 
-    stacked = 1
-
     def __init__(self, model: nn.Module, heads: Sequence[nn.Module], names: Iterable[str] | None, search: Search,
-                 steps: int):
-        super().__init__(model, heads[0], names, search, steps)
+                 steps: int, gates: Gates | None = None):
+        super().__init__(model, heads[0], names, search, steps, gates.stacked(len(heads)) if gates else None)
         self.scores = {name: score.detach().expand(len(heads), *score.shape).clone().requires_grad_()
                        for name, score in self.scores.items()}
         state, self.buffers = stack_module_state([copy.deepcopy(head).to(self.device) for head in heads])
@@ -97,7 +96,7 @@ class _Stack(_Run):
 
     def losses(self, x: Tensor, y: Tensor, head_only: bool) -> Tensor:
         with torch.set_grad_enabled(not head_only):
-            masked = masked_weights(self.folded, self.scores, self.offsets)
+            masked = masked_weights(self.folded, self.kept(), self.offsets)
             z = vmap(self._features, randomness="different")(masked, x)
         z = z.to(next(iter(self.heads.values())).dtype)  # autocast is not heard inside of vmap
         answers = vmap(self._head, randomness="different")(self.heads, self.buffers, z)
@@ -116,8 +115,8 @@ class _Stack(_Run):
 
     def answer(self, k: int, x: Tensor) -> Tensor:
         return self._head(self.of(self.heads, k), self.of(self.buffers, k),
-                          masked_call(self.model, self.of(self.scores, k), x.to(self.device)))
+                          masked_call(self.model, self.of(self.kept(), k), x.to(self.device)))
 
     def keep(self, k: int, epoch: int) -> Pick:
         head = {**self.of(self.heads, k), **self.of(self.buffers, k)}
-        return Pick(epoch, binarize(self.of(self.scores, k)), {name: t.clone() for name, t in head.items()})
+        return Pick(epoch, binarize(self.of(self.kept(), k)), {name: t.clone() for name, t in head.items()})

@@ -30,6 +30,7 @@ from .masks import (
     save_masks,
 )
 from .models import new_head
+from .structure import Gates
 
 SCHEDULES = ("constant", "anneal")
 Epoch = dict[str, float]
@@ -42,7 +43,7 @@ class Search:
     lr_mask: float = 0.05  #: Adam's rate for the scores, > 0
     lr_head: float = 0.1  #: Adam's rate for the head, > 0
     alpha: float = 1.0  #: weight of the kept fraction in the loss, >= 0
-    structure: float = 0.0  #: weight of a term that makes whole channels die, see `channel_pressure`, >= 0; 0: none
+    structure: float = 0.0  #: weight of the share of multiply-adds in the loss, see `Gates`, >= 0; 0: none
     epochs: int = 300  #: passes over the training batches, >= 1
     batch_size: int = 64  #: images a step, >= 1; for whoever makes the batches
     head_only_every: int = 5  #: every n-th epoch, the first included, trains the head alone; 0: never
@@ -234,38 +235,18 @@ def rates(search: Search, done: float) -> tuple[float, float]:
     return (1 + math.cos(math.pi * done)) / 2, 1 - done
 
 
-def channel_pressure(scores: Mapping[str, Tensor], leading: int = 0) -> list[Tensor]:
-    """For each score, the gradient of sum_g sqrt(n_g k_g) for its mask; g runs over the layer's channels.
-
-    A channel is what the weights of one output have in common, and those of one input: n_g weights, of which k_g are
-    kept. The fewer are kept, the harder the rest is pushed; a channel without a weight feels nothing, as do biases.
-    `leading`: dimensions before a weight's own (see `many`). Ours, not the paper's: a group lasso on the masks.
-    """
-    found = []
-    for score in scores.values():
-        kept = (score.detach() > 0).to(score.dtype)
-        push = torch.zeros_like(kept)
-        own = range(leading, kept.dim())
-        for channel in own[:2] if len(own) > 1 else ():
-            others = [d for d in own if d != channel]
-            n = math.prod(kept.shape[d] for d in others)
-            push += (n / kept.sum(others, keepdim=True).clamp_min(1)).sqrt() / 2
-        found.append(push)
-    return found
-
-
 class _Run:
     """The live state of one search: frozen model, scores, head, and the optimisers that move them."""
 
-    stacked = 0  # dimensions of the scores before those of their weights
-
-    def __init__(self, model: nn.Module, head: nn.Module, names: Iterable[str] | None, search: Search, steps: int):
+    def __init__(self, model: nn.Module, head: nn.Module, names: Iterable[str] | None, search: Search, steps: int,
+                 gates: Gates | None = None):
         self.search, self.step, self.steps = search, 0, steps
         self.device = next(model.parameters()).device
         self.model = copy.deepcopy(model).eval().requires_grad_(False).to(  # type: ignore[call-overload]
             memory_format=torch.channels_last)
         self.head = copy.deepcopy(head).requires_grad_(True).to(self.device)
         self.scores = new_scores(self.model, names)
+        self.gates = gates
         self.folded, self.offsets = fold_norms(self.model, self.scores)  # what is trained on; self.model is measured
         if search.precision == "bf16":
             lower(self.folded)
@@ -277,20 +258,25 @@ class _Run:
     def _optimise(self, heads: Iterable[Tensor]) -> None:
         cuda = self.device.type == "cuda"
         top = {"params": list(heads), "lr": self.search.lr_head, "name": "lr_head"}
-        scores = {"params": list(self.scores.values()), "lr": self.search.lr_mask, "name": "lr_mask"}
+        moved = [*self.scores.values(), *([self.gates.values] if self.gates else [])]
+        scores = {"params": moved, "lr": self.search.lr_mask, "name": "lr_mask"}
         self.alone = torch.optim.Adam([dict(top)], fused=True, capturable=cuda)
         self.both = torch.optim.Adam([scores, dict(top)], fused=True, capturable=cuda) if self.scores else self.alone
         self.course = torch.zeros((), device=self.device)  # of alpha and structure, a weight of the model
         self.rates = {name: torch.zeros((), device=self.device) for name in ("lr_mask", "lr_head")}
         self.update: capture.Step = capture.Replayed(self._update) if cuda else self._update
 
+    def kept(self) -> Masks:
+        """The scores, below 0 also where a gate shuts the weight out."""
+        return self.gates.scores(self.scores) if self.gates else self.scores
+
     def predict(self, x: Tensor) -> Tensor:
-        return self.head(masked_call(self.model, self.scores, x.to(self.device)))
+        return self.head(masked_call(self.model, self.kept(), x.to(self.device)))
 
     def losses(self, x: Tensor, y: Tensor, head_only: bool) -> Tensor:
         """The mean cross-entropy of a batch; of each problem, where there are many."""
         with torch.set_grad_enabled(not head_only):
-            z = masked_call(self.folded, self.scores, x, self.offsets)
+            z = masked_call(self.folded, self.kept(), x, self.offsets)
         return F.cross_entropy(self.head(z).float(), y)
 
     def train(self, batches: Iterable[Batch], head_only: bool) -> Tensor:
@@ -320,12 +306,10 @@ class _Run:
         if not head_only:  # the kept fraction is a mean: straight through, its gradient is 1 / total
             grads = [torch.zeros_like(s) if s.grad is None else s.grad for s in self.scores.values()]
             torch._foreach_add_(grads, self.course * self.search.alpha)
-            if self.search.structure:
-                pressure = channel_pressure(self.scores, self.stacked)
-                torch._foreach_addcmul_(grads, pressure, [self.course.expand_as(p) for p in pressure],
-                                        self.search.structure)
             for score, grad in zip(self.scores.values(), grads, strict=True):
                 score.grad = grad  # also where the call did not use the weight
+            if self.gates:
+                self.gates.add_pressure(self.course * self.total * self.search.structure)
         optimiser.step()
         return losses.detach()
 
@@ -335,7 +319,7 @@ class _Run:
             return [(self.model(x.to(self.device)), y) for x, y in batches]
 
     def snapshot(self, epoch: int) -> Pick:
-        return Pick(epoch, binarize(self.scores), {k: v.detach().clone() for k, v in self.head.state_dict().items()})
+        return Pick(epoch, binarize(self.kept()), {k: v.detach().clone() for k, v in self.head.state_dict().items()})
 
 
 def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[Batch] | Mapping[str, Iterable[Batch]],
@@ -362,7 +346,7 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     if len(train) == 0:
         raise ValueError("train has no batch: give at least one")
     log = _Log(model, head, val, search, targets)
-    run = _Run(model, head, names, search, search.epochs * len(train))
+    run = _Run(model, head, names, search, search.epochs * len(train), _gates(model, log, search))
     predict: Predict = run.predict
     if not run.scores:  # the model never changes: ask it once what it says about each image of val
         log.parts = {part: run.frozen(batches) for part, batches in log.parts.items()}
@@ -373,7 +357,7 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
         while not log.over:
             epoch = len(log.found.history)
             loss = run.train(train, head_only=not run.scores or search.head_only(epoch))
-            record = log.note(float(loss), run.scores, predict, run.snapshot)
+            record = log.note(float(loss), run.kept(), predict, run.snapshot)
             if checkpoint is not None:
                 _save(checkpoint, run, log, train)
             if on_epoch is not None:
@@ -428,10 +412,19 @@ class _Log:
             self.found.picks.update(dict.fromkeys(self.targets, snapshot(len(self.found.history) - 1)))
 
 
+def _gates(model: nn.Module, log: _Log, search: Search) -> Gates | None:
+    """The gates that `search` moves, if any; the example that they need is an image of `val`."""
+    if not search.structure:
+        return None
+    x, _ = next(iter(next(iter(log.parts.values()))))
+    return Gates(model, x[:1].to(next(model.parameters()).device))
+
+
 def _save(path: Path | str, run: _Run, log: _Log, train: Loader) -> None:
     """Everything that the epochs to come depend on."""
     tensors = {f"scores/{name}": t for name, t in run.scores.items()}
     tensors |= {f"head/{name}": t for name, t in run.head.state_dict().items()}
+    tensors |= {"gates": run.gates.values} if run.gates else {}
     for series, p in log.found.picks.items():
         tensors |= {f"pick/{series}/masks/{name}": t for name, t in p.masks.items()}
         tensors |= {f"pick/{series}/head/{name}": t for name, t in p.head.items()}
@@ -450,6 +443,8 @@ def _restore(stored: cache.Stored, run: _Run, log: _Log, train: Loader) -> None:
     with torch.no_grad():
         for name, score in run.scores.items():
             score.copy_(tensors[f"scores/{name}"])
+        if run.gates:
+            run.gates.values.copy_(tensors["gates"])
     run.head.load_state_dict(cache.part(tensors, "head/"))
     run.step = len(values["history"]) * len(train)
     log.found.history.extend(values["history"])

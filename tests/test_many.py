@@ -68,15 +68,6 @@ def test_in_bf16_as_well_up_to_its_rounding(model, three):
         assert ours.history[-1]["kept"] < 1
 
 
-def test_the_pressure_on_channels_is_each_problems_own(model, three):
-    heads, trains, vals = three
-    search = dataclasses.replace(SEARCH, structure=3.0)
-    for k, ours in enumerate(many.together(model, heads, trains, vals, search)):
-        alone = reengineer(model, heads[k], trains[k], vals[k], search)
-        assert all(torch.equal(m, alone.masks[name]) for name, m in ours.masks.items())
-        assert ours.history[-1]["kept"] == alone.history[-1]["kept"] < 1
-
-
 def test_masked_biases_before_a_batch_norm_in_bf16(model, three):
     heads, trains, vals = three
     assert model[0].bias is not None  # folded: its mask keeps the bias, the norm's shift is added after

@@ -8,9 +8,9 @@ import torchvision
 from hypothesis import given, strategies as st
 from torch.nn import functional as F
 
-from seamlib import data, models, search
+from seamlib import data, models
 from seamlib.masks import kept_fraction
-from seamlib.search import Search, SearchStopped, channel_pressure, crossfit, pick, reengineer, summary, waited
+from seamlib.search import Search, SearchStopped, crossfit, pick, reengineer, summary, waited
 
 FAST = Search(lr_mask=0.15, lr_head=0.05, alpha=0.1, epochs=4, head_only_every=3)
 
@@ -323,30 +323,3 @@ def test_a_higher_threshold_goes_on_where_a_lower_one_stopped_and_a_lower_one_st
         assert found.history == want.history
         assert found.picks["paper"].epoch == len(want.history) - 1
         assert all(torch.equal(m, found.masks[name]) for name, m in want.masks.items())
-
-
-def test_channel_pressure_by_hand():
-    kept = torch.tensor([[1.0, 1, 1, 1], [1, -1, -1, -1], [-1, -1, -1, -1]])  # three outputs that read four inputs
-    (push,) = channel_pressure({"weight": kept})
-    rows = torch.tensor([4 / 4, 4 / 1, 4 / 1]).sqrt()[:, None] / 2
-    columns = torch.tensor([3 / 2, 3 / 1, 3 / 1, 3 / 1]).sqrt() / 2
-    torch.testing.assert_close(push, rows + columns)
-    mask = torch.ones(3, 4, 2, 2, requires_grad=True)  # where all is kept it is the term's own gradient
-    (16 * mask.sum((1, 2, 3))).sqrt().sum().add((12 * mask.sum((0, 2, 3))).sqrt().sum()).backward()
-    torch.testing.assert_close(channel_pressure({"w": mask})[0], mask.grad)
-    assert not channel_pressure({"bias": torch.ones(3)})[0].any()
-    stacked = channel_pressure({"w": torch.stack([kept, kept.flip(0)])}, leading=1)[0]
-    torch.testing.assert_close(stacked, torch.stack([push, push.flip(0)]))
-
-
-def test_structure_pushes_every_score_by_its_channels_and_nothing_else(tiny, problem):
-    train, _ = problem
-    run = search._Run(tiny, torch.nn.Linear(3, 2), None, Search(alpha=0.0, structure=3.0, head_only_every=0), 10**9)
-    plain = search._Run(tiny, torch.nn.Linear(3, 2), None, Search(alpha=0.0, head_only_every=0), 10**9)
-    plain.head.load_state_dict(run.head.state_dict())
-    for r in (run, plain):
-        torch.manual_seed(0)  # dropout
-        r.train(train[:1], head_only=False)
-    ones = {name: torch.ones_like(s) for name, s in run.scores.items()}
-    for score, without, push in zip(run.scores.values(), plain.scores.values(), channel_pressure(ones), strict=True):
-        torch.testing.assert_close(score.grad - without.grad, 3.0 / run.total * push)
