@@ -46,10 +46,24 @@ def test_images_are_what_the_library_loads():
 
 def test_the_table_of_targets_measures_only_what_this_kind_of_device_can_answer():
     steps = {f"{model}, batch 64": {"speedup": 3.14, "overhead": -0.05} for model in ("resnet20", "vgg16_bn")}
-    results = {"steps": steps, "growth": {"problems": [{"problems": 10, "one by one": 6.0, "together": 1.0}]}}
+    steps["resnet20, batch 64"]["seconds"] = {"published": [1.0, 2.0, 9.0]}
+    results = {"steps": steps, "growth": {"problems": [{"problems": 10, "one by one": 6.0, "together": 1.0}],
+                                          "batch": [{"batch": 16, "seconds": 0.5}, {"batch": 64, "seconds": 0.1}]}}
     on = {kind: [value for _, _, value in report.targets(results, kind)] for kind in ("cpu", "cuda")}
-    assert on["cpu"] == ["3.14", "-5.0%", "3.14", "-5.0%", "not measured", "not measured"]
-    assert on["cuda"] == ["not measured"] * 4 + ["3.14", "6.00"]
+    mask, whole = report.time_to_mask(), 300 * 2.0 / (14 * 0.5)  # the epochs and batches of the two presets
+    assert on["cpu"] == ["3.14", "-5.0%", "3.14", "-5.0%", mask, f"{whole:.0f}", "not measured", "not measured"]
+    assert on["cuda"] == ["not measured"] * 4 + [mask, "not measured", "3.14", "6.00"]
+
+
+def test_the_time_to_a_mask_counts_only_where_the_mask_is_reached(monkeypatch):
+    def said(kept, accuracy, rows=3):
+        table = {"kept": [kept] * rows, "re-engineered": [accuracy] * rows, "original": [0.9] * rows}
+        monkeypatch.setattr(report, "rows", lambda *_: report.pd.DataFrame(table))
+        return report.time_to_mask()
+    assert said(0.12, 0.9) == "reached: 12.0%, +0.0 points"
+    assert said(0.13, 0.95) == "not reached: 13.0%, +5.0 points"
+    assert said(0.1, 0.89) == "not reached: 10.0%, -1.0 points"
+    assert said(0.1, 0.9, rows=0) == "no records"
 
 
 def test_rivals_take_turns_and_a_ratio_is_that_of_neighbours(monkeypatch):
@@ -78,7 +92,7 @@ def test_shares_of_an_epoch_add_up_and_products_have_the_most():
 
 
 def test_the_benchmark_leaves_a_record_and_prints_its_table(monkeypatch, tmp_path, capsys):
-    small = {"BATCHES": (64,), "IMAGES": 4, "GROWING_BATCH": (2, 4), "GROWING_MODEL": ("resnet20",),
+    small = {"BATCHES": (64,), "IMAGES": 4, "GROWING_BATCH": (2, 16), "GROWING_MODEL": ("resnet20",),
              "GROWING_PROBLEMS": (1, 2)}
     for name, value in small.items():
         monkeypatch.setattr(speed, name, value)
@@ -90,5 +104,5 @@ def test_the_benchmark_leaves_a_record_and_prints_its_table(monkeypatch, tmp_pat
     (record,) = records.read_all(tmp_path / "runs", "speed")
     said = capsys.readouterr().out
     for what, target, value in report.targets(record.results, "cpu"):
-        assert f"{what:64}{target:>10}{value:>12}" in said
+        assert f"{what:56}{target:>8}  {value}\n" in said
     assert list(record.results["growth"]["model"]) == ["resnet20"]

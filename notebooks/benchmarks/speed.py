@@ -215,9 +215,9 @@ def main() -> int:
     record = records.Record("speed", "step", parameters, results, 0, *runtime.commit(root), runtime.describe(where),
                             time.monotonic() - started, {})
     path = records.write(record, root / "runs")
-    print(f"\n{'':64}{'target':>10}{'measured':>12}")
+    print(f"\n{'':56}{'target':>8}  measured")
     for what, target, value in report.targets(results, where.type):
-        print(f"{what:64}{target:>10}{value:>12}")
+        print(f"{what:56}{target:>8}  {value}")
     print(path)
     return 0
 
