@@ -114,6 +114,40 @@ def _mean(mean: float, spread: float) -> str:
     return f"{mean:.1%}" if pd.isna(spread) else f"{mean:.1%} ({100 * spread:.1f})"
 
 
+def shipped() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(A row a model that ship.ipynb has taken, its timings: a row an engine and batch), in order of the models.
+
+    Models: model (name, with its problem), structured, original, masked, compacted (accuracies), channels and
+    multiply-adds (shares that are left), masks (bytes), 1/masks (of the source's file), difference. Timings: model,
+    structured, engine, images, and `masked, faster` and `compacted, faster`.
+    """
+    of = {r.sha256["masks"]: r for r in everything("direct_*")}
+    found = [(of[digest], r) for r in everything("ship") if (digest := r.sha256["masks of the record"]) in of]
+    found = [(d, r) for d, r in found if d.parameters["dataset"].startswith("cifar")]
+    found.sort(key=lambda pair: (pair[1].task, pair[0].parameters["structure"]))
+    models, times = [], []
+    for direct, record in found:
+        results, structured = record.results, direct.parameters["structure"] > 0
+        accuracy, size = results["accuracy"], results["bytes"]
+        before, after = (sum(pair[i] for pair in results["channels"].values()) for i in (0, 1))
+        models.append({"model": record.task, "structured": structured, "original": accuracy["original_all"],
+                       "crossfit": direct.results["accuracy"]["crossfit"],
+                       "masked": accuracy["masked"], "compacted": accuracy["compacted"], "channels": after / before,
+                       "weights": results["compacted"]["weights"] / results["original"]["weights"],
+                       "multiply-adds": results["compacted"]["dense"] / results["original"]["dense"],
+                       "masks": size["masks"], "1/masks": size["source weights"] / size["masks"],
+                       "onnx": size["compacted.onnx"] / size["original.onnx"], "difference": results["difference"]})
+        for engine, by_batch in results["latency"].items():
+            for images, t in by_batch.items():
+                if t:
+                    of_model = {name: m["median"] for name, m in t["by_model"].items()}
+                    times.append({"model": record.task, "structured": structured, "engine": engine,
+                                  "images": int(images), "noisy": t["noisy"],
+                                  **{f"{name}, faster": of_model["original"] / of_model[name]
+                                     for name in ("masked", "compacted")}})
+    return pd.DataFrame(models), pd.DataFrame(times)
+
+
 def targets(results: Mapping[str, Any], kind: str) -> list[tuple[str, str, str]]:
     """(What, target, measured) of a speed record's results: ratios; what the other kind of device answers says so."""
     steps, many = results["steps"], results["growth"]["problems"][-1]
