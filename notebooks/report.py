@@ -124,10 +124,10 @@ def shipped() -> tuple[pd.DataFrame, pd.DataFrame]:
     of = {r.sha256["masks"]: r for r in everything("direct_*")}
     found = [(of[digest], r) for r in everything("ship") if (digest := r.sha256["masks of the record"]) in of]
     found = [(d, r) for d, r in found if d.parameters["dataset"].startswith("cifar")]
-    found.sort(key=lambda pair: (pair[1].task, pair[0].parameters["structure"]))
+    found.sort(key=lambda pair: (pair[1].task, pair[0].parameters.get("structure", 0)))
     models, times = [], []
     for direct, record in found:
-        results, structured = record.results, direct.parameters["structure"] > 0
+        results, structured = record.results, direct.parameters.get("structure", 0) > 0
         accuracy, size = results["accuracy"], results["bytes"]
         before, after = (sum(pair[i] for pair in results["channels"].values()) for i in (0, 1))
         models.append({"model": record.task, "structured": structured, "original": accuracy["original_all"],

@@ -48,20 +48,26 @@ class Compacted:
     left: dict[str, str] = field(default_factory=dict)  #: operation that was left as it is -> what it is
 
 
-def compact(model: nn.Module, example: Tensor) -> tuple[nn.Module, Compacted]:
+def compact(model: nn.Module, example: Tensor, *, multiple: int = 1) -> tuple[nn.Module, Compacted]:
     """(`model` without its dead structure, what was done). Both answer the same, up to rounding, at any input size.
 
-    `example` [B, ...]: images that `model` takes. Understood are convolutions (also depthwise), linear layers, batch
-    norm, activations, pooling, additions, concatenations of channels and flattening; anything else keeps all of its
-    channels and is named in the report. Under zero padding a constant channel is not constant at the border: all such
-    channels of a tensor become one. `model`, in eval mode, is unchanged; the result is a torch.fx.GraphModule.
+    `example` [B, ...]: images that `model` takes. `multiple`, 1 or more: a layer keeps so many dead channels that their
+    number is a multiple of it, as far as it has them; engines work on channels by the eight, and DeepSparse 1.8.0
+    answers wrongly for some numbers that are no multiples of eight. Understood are convolutions (also depthwise),
+    linear layers, batch norm, activations, pooling, additions, concatenations of channels and flattening; anything else
+    keeps all of its channels and is named in the report. Under zero padding a constant channel is not constant at the
+    border: all such channels of a tensor become one. `model`, in eval mode, is unchanged; the result is a
+    torch.fx.GraphModule.
 
-    Raises ValueError if the model is in train mode, cannot be traced, does not take the example, or (a check that is
-    made on it) the result would answer differently.
+    Raises ValueError if the model is in train mode, cannot be traced, does not take the example, if `multiple` is below
+    1, or (a check that is made on the example) the result would answer differently.
     """
+    if multiple < 1:
+        raise ValueError(f"multiple is {multiple}: it must be 1 (nothing dead stays) or more, such as 8")
     if any(m.training for m in model.modules()):
         raise ValueError(f"{type(model).__name__}, or a part of it, is in train mode: call model.eval() first")
     plan, want = _planned(model, example)
+    plan.fill_up(multiple)
     with measuring():
         report = plan.rewrite()
         found = plan.graph(example.clone())
@@ -363,6 +369,13 @@ class _Plan:
                     keep[self.atoms[self.of(n)[0]]] = True
                     self._follow(keep)
         return keep
+
+    def fill_up(self, multiple: int) -> None:
+        """Keep dead channels, whatever they say as nobody asks, where that makes a layer's number a multiple."""
+        for node in self.reading():
+            atoms = self.atoms[self.of(node)]
+            short = -int(self.keep[atoms].sum()) % multiple
+            self.keep[atoms[~self.keep[atoms]][:short]] = True
 
     def reading(self) -> list[fx.Node]:
         """The layers that are still there."""

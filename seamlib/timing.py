@@ -127,7 +127,8 @@ def _error(name: str, found: np.ndarray, expected: Tensor, engine: str) -> float
     if found.shape != want.shape or not np.allclose(found, want, TOLERANCE, TOLERANCE):
         largest = f"up to {np.abs(found - want).max():.3g}" if found.shape == want.shape else f"shape {found.shape}"
         raise ValueError(f"engine {engine!r} gives another output for {name!r} than torch ({largest}): no time of it "
-                         "means anything. DeepSparse 1.8.0 does this under numpy 2 and above: pip install 'numpy<2'")
+                         "means anything. DeepSparse 1.8.0 does this under numpy 2 and above (pip install 'numpy<2'), "
+                         "and for some numbers of channels (compact(..., multiple=8))")
     return float(np.abs(found - want).max())
 
 

@@ -103,14 +103,16 @@ class Net(nn.Module):
 
 @settings(max_examples=60)
 @given(SHARES, st.integers(0, 99), st.sampled_from([0, 1]),
-       st.sampled_from([nn.ReLU(), nn.Sigmoid(), nn.ReLU(inplace=True), nn.Hardswish()]), st.booleans())
-def test_whatever_dies_the_answers_are_the_same(share, seed, padding, activation, every):
+       st.sampled_from([nn.ReLU(), nn.Sigmoid(), nn.ReLU(inplace=True), nn.Hardswish()]), st.booleans(),
+       st.sampled_from([1, 3, 8]))
+def test_whatever_dies_the_answers_are_the_same(share, seed, padding, activation, every, multiple):
     torch.manual_seed(seed)
     model = killed(Net(padding, activation), share, seed, every)
-    small, report = compact(model, torch.rand(1, 2, 9, 9, dtype=torch.float64))
+    small, report = compact(model, torch.rand(1, 2, 9, 9, dtype=torch.float64), multiple=multiple)
     for size in (9, 12):
         same(model, small, 2, size, size)
     assert not report.left
+    assert all(after % multiple == 0 or after == before for before, after in report.channels.values())
     assert weights(small) <= weights(model)
 
 
@@ -224,6 +226,8 @@ def test_bad_input():
         compact(Reads().eval(), torch.rand(1, 1))
     with pytest.raises(ValueError, match=r"LeNet does not take an example of shape \(1, 3, 28, 28\)"):
         compact(models.build("lenet-mnist5k").eval(), torch.rand(1, 3, 28, 28))
+    with pytest.raises(ValueError, match="multiple is 0: it must be 1 .* or more, such as 8"):
+        compact(nn.Linear(1, 1).eval(), torch.rand(1, 1), multiple=0)
     with pytest.raises(ValueError, match="it returns a tuple, not a tensor"):
         compact(Pair().eval(), torch.rand(1, 1))
     with pytest.raises(ValueError, match="or a part of it, is in train mode"):
