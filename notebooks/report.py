@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import run
 
-from seamlib import records
+from seamlib import masks, records
 from seamlib.robustness import ATTACKS
 
 COLUMNS = {
@@ -50,6 +50,11 @@ def rows(name: str, notebook: str, names: dict[str, str] | None = None) -> pd.Da
         table[control] = [floors.get(r.sha256["masks"], {}).get(control.replace(" ", "_"), float("nan")) for r in found]
     table["class"] = [(names or {}).get(task, task) for task in table["class"]]
     return table
+
+
+def masks_of(record: records.Record) -> masks.Masks:
+    """The delivered masks of a kept record."""
+    return masks.load_masks(run.KEPT / f"{record.stem}.safetensors").masks["paper"]
 
 
 def styled(table: pd.DataFrame, tuned: Iterable[str] = ()) -> pd.io.formats.style.Styler:

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         sub.add_argument("--jobs", type=int, default=1, help="cells at a time")
     for verb, text in (("keep", "copy records and masks to book/results"), ("verify", "recompute records from masks")):
         verbs.add_parser(verb, help=text).add_argument("records", nargs="+", type=Path)
-    verbs.add_parser("pages", help="execute the report pages of the book, and add the notebooks of preset quick")
+    verbs.add_parser("pages", help="execute the book's pages and walkthroughs; add the quick notebooks")
     args = parser.parse_args(argv)
     try:
         if args.verb == "cell":
@@ -224,14 +224,14 @@ def _process(number: int, cell: tuple[str, dict[str, Any]], jobs: int) -> str:
 
 
 def pages() -> int:
-    """Put executed notebooks where the book renders them: the report pages, and one run of each quick notebook."""
+    """Put executed notebooks where the book renders them: report pages, walkthroughs, a run of each quick notebook."""
     target = ROOT / "book" / "runs"
     target.mkdir(parents=True, exist_ok=True)
     for stage in cells("quick", {"runs": REPORT}):
         notebook, parameters = stage[0]
         shutil.copyfile(ROOT / parameters["runs"] / notebook / f"{records.key(parameters)}.ipynb",
                         target / f"{notebook}.ipynb")
-    for page in sorted((ROOT / "book" / "pages").glob("*.ipynb")):
+    for page in [*sorted((ROOT / "book/walkthroughs").glob("*.ipynb")), *sorted((ROOT / "book/pages").glob("*.ipynb"))]:
         try:
             execute(page, target / page.name)
         except papermill.PapermillExecutionError as e:

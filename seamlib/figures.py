@@ -226,6 +226,32 @@ def by_class(axes: Sequence[Axes], classes: pd.DataFrame) -> Sequence[Axes]:
     return axes
 
 
+def matrix(ax: Axes, table: pd.DataFrame, label: str) -> Axes:
+    """A square a cell, shares in [0, 1] written on it if they are few; NaN stays empty."""
+    few = table.shape[1] <= 10
+    sns.heatmap(table, ax=ax, cmap="cividis", annot=few, fmt=".0%", annot_kws={"fontsize": 8}, cbar_kws={
+        "label": label, "format": PercentFormatter(1, decimals=0)}, xticklabels=True, yticklabels=True)
+    ax.tick_params(labelsize=8, length=0)
+    ax.grid(visible=False)
+    ax.set(xlabel="", ylabel="")
+    return ax
+
+
+def wanted(ax: Axes, found: Sequence[float], chance: Sequence[float]) -> Axes:
+    """Shares of the weights that 0, 1, ... n problems keep: bars, and dots for what chance gives."""
+    numbers = range(len(found))
+    ax.bar(numbers, found, color=SEAM, label="found")
+    ax.plot(numbers, chance, "o", color=CONTROL, label="by chance")
+    ax.set_yscale("log")
+    ax.set_ylim(1e-4, 1)
+    ax.set_xticks(list(numbers))
+    ax.set_xlabel("problems that keep a weight")
+    ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    ax.set_ylabel("share of the weights")
+    ax.legend(fontsize="small", loc="upper right")
+    return ax
+
+
 def examples(axes: Sequence[Axes], images: np.ndarray, titles: Sequence[str]) -> Sequence[Axes]:
     """Images uint8 [n, channels, height, width], one on each of the n axes, under its title."""
     for ax, image, title in zip(axes, images, titles, strict=True):

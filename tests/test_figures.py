@@ -116,3 +116,16 @@ def test_channels_stand_before_behind_after_and_speed_has_two_bars_a_measurement
                                      "compacted, faster": [2.0, 1.5]}))
     assert [bar.get_height() for bar in ax.patches] == [1.0, 1.1, 2.0, 1.5]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["torch\n16 images", "torch\n1 image"]
+
+
+def test_matrix_writes_on_its_cells_only_if_they_are_few(ax):
+    figures.matrix(ax, pd.DataFrame([[0.25, np.nan], [1.0, 0.5]], ["a", "b"], ["a", "b"]), "kept by both")
+    assert [t.get_text() for t in ax.texts] == ["25%", "100%", "50%"]
+    figures.matrix(ax, pd.DataFrame(np.ones((11, 11))), "kept by both")
+    assert len(ax.texts) == 3
+
+
+def test_wanted_has_a_bar_and_a_dot_for_each_number_of_problems(ax):
+    figures.wanted(ax, [0.5, 0.3, 0.2], [0.4, 0.4, 0.2])
+    assert [bar.get_height() for bar in ax.patches] == [0.5, 0.3, 0.2]
+    assert list(ax.lines[0].get_ydata()) == [0.4, 0.4, 0.2]

@@ -8,7 +8,7 @@ from conftest import ROOT
 MAY_USE = {
     "runtime": set(), "stream": set(), "cache": {"runtime"}, "layouts": {"stream"}, "remos": {"evaluate", "masks"},
     "superclasses": set(), "masks": {"runtime"}, "fold": set(), "lowering": set(), "capture": set(),
-    "compaction": {"evaluate", "fold"}, "structure": {"compaction"},
+    "overlap": set(), "compaction": {"evaluate", "fold"}, "structure": {"compaction"},
     "data": {"runtime", "stream", "superclasses", "layouts"}, "models": {"runtime"}, "evaluate": {"runtime"},
     "cost": {"runtime"}, "timing": {"runtime"}, "export": {"runtime"}, "records": {"runtime"}, "figures": set(),
     "search": {"runtime", "cache", "capture", "masks", "models", "evaluate", "fold", "lowering", "structure"},
