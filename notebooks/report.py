@@ -38,8 +38,8 @@ def of_preset(name: str, notebook: str) -> list[records.Record]:
 def rows(name: str, notebook: str, names: dict[str, str] | None = None) -> pd.DataFrame:
     """A row a record of preset `name`, in order of the problem's number; `names` maps a task to what the table says.
 
-    Columns are those of COLUMNS and, where there is a record of it, `from scratch` (notebook retrain, same preset) and
-    `random masks` and `magnitude masks` (notebook inference_cost of this very record).
+    Columns are those of COLUMNS, `record` (its stem) and, where there is a record of it, `from scratch` (notebook
+    retrain, same preset) and `random masks` and `magnitude masks` (notebook inference_cost of this very record).
     """
     found = sorted(of_preset(name, notebook), key=lambda r: int("".join(filter(str.isdigit, r.task)) or 0))
     scratch = {r.task: r.results["accuracy"]["last"] for r in of_preset(name, "retrain")}
@@ -49,6 +49,7 @@ def rows(name: str, notebook: str, names: dict[str, str] | None = None) -> pd.Da
     for control in ("random masks", "magnitude masks"):
         table[control] = [floors.get(r.sha256["masks"], {}).get(control.replace(" ", "_"), float("nan")) for r in found]
     table["class"] = [(names or {}).get(task, task) for task in table["class"]]
+    table["record"] = [r.stem for r in found]
     return table
 
 
@@ -58,12 +59,16 @@ def masks_of(record: records.Record) -> masks.Masks:
 
 
 def styled(table: pd.DataFrame, tuned: Iterable[str] = ()) -> pd.io.formats.style.Styler:
-    """The rows, then their mean, spread, and mean without the problems in `tuned`, which are marked *."""
+    """The rows, then their mean, spread, and mean without the problems in `tuned`, which are marked *.
+
+    Each problem links to its record, in the book as it is built.
+    """
     tuned = set(tuned)
     others = table[~table["class"].isin(tuned)]
-    marked = table.assign(**{"class": [c + ("*" if c in tuned else "") for c in table["class"]]})
+    marked = table.assign(**{"class": [f'<a href="../{stem}.json">{c}</a>{"*" * (c in tuned)}'
+                                       for c, stem in zip(table["class"], table["record"], strict=True)]})
     below = pd.concat([
-        table[SHOWN].agg(["mean", "std"]).rename({"mean": f"mean of {len(table)}", "std": "standard deviation"}),
+        table[SHOWN].agg(["mean", "std"]).rename({"mean": f"mean of {len(table)}", "std": "st. dev."}),
         others[SHOWN].agg(["mean"]).rename({"mean": "mean without *"}),
     ]).rename_axis("class").reset_index()
     return pd.concat([marked[["class", *SHOWN]], below], ignore_index=True).style.format(

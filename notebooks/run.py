@@ -20,6 +20,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -98,6 +99,16 @@ def checked(notebook: str, given: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"parameter {name!r} of {notebook} is {value!r}: it must be of type {kind}")
         parameters[name] = value
     return parameters
+
+
+def command(record: records.Record) -> str:
+    """What to type to run again what made `record`; parameters at their defaults are left out."""
+    if not (ROOT / "notebooks" / f"{record.experiment}.ipynb").is_file():
+        return "make bench"
+    defaults = {name: default for name, (_, default) in declared(record.experiment).items()}
+    given = [f"-p {shlex.quote(f'{name}={value}')}" for name, value in record.parameters.items()
+             if value != defaults.get(name) and name not in ("runs", "commit")]
+    return " ".join(["python notebooks/run.py cell", record.experiment, *given])
 
 
 def finished(notebook: str, parameters: dict[str, Any]) -> Path | None:

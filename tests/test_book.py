@@ -1,6 +1,7 @@
 """The committed results, and the check that the build of the book ends with."""
 
 import re
+import shlex
 
 import nbformat
 import numpy as np
@@ -24,6 +25,19 @@ def test_every_kept_record_is_whole_and_named_by_its_content(path):
     assert path.relative_to(RESULTS).with_suffix("").as_posix() == record.stem
     assert not record.dirty
     assert not str(record.parameters.get("weights", "")).startswith("/")
+
+
+def test_each_records_command_is_that_of_its_cell():
+    for path in RESULTS.rglob("*.json"):
+        record = records.read(path)
+        words = shlex.split(run.command(record))
+        if record.experiment == "speed":
+            assert words == ["make", "bench"]
+            continue
+        assert words[:4] == ["python", "notebooks/run.py", "cell", record.experiment]
+        assert set(words[4::2]) <= {"-p"}
+        parameters = run.checked(record.experiment, run.split_given(words[5::2]))
+        assert records.key(parameters) == records.key(record.parameters), path.stem
 
 
 @pytest.mark.parametrize("path", DIRECT, ids=lambda p: p.stem)
