@@ -52,8 +52,8 @@ def compact(model: nn.Module, example: Tensor, *, multiple: int = 1) -> tuple[nn
     """(`model` without its dead structure, what was done). Both answer the same, up to rounding, at any input size.
 
     `example` [B, ...]: images that `model` takes. `multiple`, 1 or more: a layer keeps so many dead channels that their
-    number is a multiple of it, as far as it has them; engines work on channels by the eight, and DeepSparse 1.8.0
-    answers wrongly for some numbers that are no multiples of eight. Understood are convolutions (also depthwise),
+    number is a multiple of it, as far as it has them; engines work on channels in blocks, and DeepSparse 1.8.0
+    answers wrongly for some numbers that are no multiples of sixteen. Understood are convolutions (also depthwise),
     linear layers, batch norm, activations, pooling, additions, concatenations of channels and flattening; anything else
     keeps all of its channels and is named in the report. Under zero padding a constant channel is not constant at the
     border: all such channels of a tensor become one. `model`, in eval mode, is unchanged; the result is a
@@ -63,7 +63,7 @@ def compact(model: nn.Module, example: Tensor, *, multiple: int = 1) -> tuple[nn
     1, or (a check that is made on the example) the result would answer differently.
     """
     if multiple < 1:
-        raise ValueError(f"multiple is {multiple}: it must be 1 (nothing dead stays) or more, such as 8")
+        raise ValueError(f"multiple is {multiple}: it must be 1 (nothing dead stays) or more, such as 16")
     if any(m.training for m in model.modules()):
         raise ValueError(f"{type(model).__name__}, or a part of it, is in train mode: call model.eval() first")
     plan, want = _planned(model, example)
