@@ -1,5 +1,6 @@
 # make report   compute the digits results on this machine and render the book
 # make test     lint, types and tests
+# make pdf      the book that `make report` made, as _build/book.pdf; needs Chromium
 # make bench    speed of a search step, against the published loop and plain training
 # Each sets up what it needs: .venv with the versions of requirements.lock.
 PYTHON ?= python3.11
@@ -10,7 +11,7 @@ BIN := .venv/bin
 READY := .venv/ready
 UV := $(BIN)/uv
 
-.PHONY: report test check bench lock clean
+.PHONY: report test check bench pdf lock clean
 
 report: $(READY)
 	rm -rf runs/report
@@ -26,6 +27,11 @@ test: check
 check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+pdf: $(READY)
+	$(BIN)/jupyter-book build book -n -W --keep-going --all -q --builder singlehtml
+	chromium --headless --no-sandbox --disable-gpu --no-pdf-header-footer --virtual-time-budget=20000 \
+	  --print-to-pdf=_build/book.pdf file://$(CURDIR)/_build/singlehtml/index.html
 
 bench: $(READY)
 	$(BIN)/python notebooks/benchmarks/speed.py

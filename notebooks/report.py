@@ -127,34 +127,31 @@ def _mean(mean: float, spread: float) -> str:
 def shipped() -> tuple[pd.DataFrame, pd.DataFrame]:
     """(A row a model that ship.ipynb has taken, its timings: a row an engine and batch), in order of the models.
 
-    Models: model (name, with its problem), structured, original, masked, compacted (accuracies), channels and
-    multiply-adds (shares that are left), masks (bytes), 1/masks (of the source's file), difference. Timings: model,
-    structured, engine, images, and `masked, faster` and `compacted, faster`.
+    Models: model (name, with its problem), structure, epochs and kept (of the search), original, crossfit, masked and
+    compacted (accuracies), weights and multiply-adds (shares that are left), masks (bytes), 1/masks (of the source's
+    file), difference. Timings: model, structure, engine, images, and `masked, faster` and `compacted, faster`.
     """
-    of = {r.sha256["masks"]: r for r in everything("direct_*")}
-    found = [(of[digest], r) for r in everything("ship") if (digest := r.sha256["masks of the record"]) in of]
-    found = [(d, r) for d, r in found if d.parameters["dataset"].startswith("cifar")]
+    by_masks = {r.sha256["masks"]: r for r in everything("direct_*")}
+    found = [(by_masks[r.sha256["masks of the record"]], r) for r in of_preset("ship", "ship")]
     found.sort(key=lambda pair: (pair[1].task, pair[0].parameters.get("structure", 0)))
     models, times = [], []
     for direct, record in found:
-        results, structured = record.results, direct.parameters.get("structure", 0) > 0
-        accuracy, size = results["accuracy"], results["bytes"]
-        before, after = (sum(pair[i] for pair in results["channels"].values()) for i in (0, 1))
-        models.append({"model": record.task, "structured": structured, "original": accuracy["original_all"],
-                       "crossfit": direct.results["accuracy"]["crossfit"],
-                       "masked": accuracy["masked"], "compacted": accuracy["compacted"], "channels": after / before,
-                       "weights": results["compacted"]["weights"] / results["original"]["weights"],
-                       "multiply-adds": results["compacted"]["dense"] / results["original"]["dense"],
-                       "masks": size["masks"], "1/masks": size["source weights"] / size["masks"],
-                       "onnx": size["compacted.onnx"] / size["original.onnx"], "difference": results["difference"]})
+        results, of = record.results, {"model": record.task, "structure": direct.parameters.get("structure", 0.0)}
+        accuracy, size, left = results["accuracy"], results["bytes"], results["compacted"]
+        models.append(of | {
+            "epochs": direct.parameters["epochs"], "kept": direct.results["kept_fraction"]["crossfit"],
+            "original": accuracy["original_all"], "crossfit": direct.results["accuracy"]["crossfit"],
+            "masked": accuracy["masked"], "compacted": accuracy["compacted"],
+            "weights": left["weights"] / results["original"]["weights"],
+            "multiply-adds": left["dense"] / results["original"]["dense"],
+            "masks": size["masks"], "1/masks": size["source weights"] / size["masks"],
+            "difference": results["difference"]})
         for engine, by_batch in results["latency"].items():
             for images, t in by_batch.items():
                 if t:
-                    of_model = {name: m["median"] for name, m in t["by_model"].items()}
-                    times.append({"model": record.task, "structured": structured, "engine": engine,
-                                  "images": int(images), "noisy": t["noisy"],
-                                  **{f"{name}, faster": of_model["original"] / of_model[name]
-                                     for name in ("masked", "compacted")}})
+                    median = {name: m["median"] for name, m in t["by_model"].items()}
+                    times.append(of | {"engine": engine, "images": int(images)} | {
+                        f"{name}, faster": median["original"] / median[name] for name in ("masked", "compacted")})
     return pd.DataFrame(models), pd.DataFrame(times)
 
 

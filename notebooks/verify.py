@@ -111,7 +111,7 @@ def _ship(record: records.Record, results: Path, root: Path) -> Numbers:
     _, model, task, found = restore(of, results / f"{of.stem}.safetensors", root)
     images, _ = next(iter(data.batches(task.test, 64)))
     masked = found.module()
-    compacted, _ = compact(masked, images[:2])
+    compacted, _ = compact(masked, images[:2], multiple=16)
     stated, numbers = record.results, {}
     for name, module in (("original", model), ("masked", masked), ("compacted", compacted)):
         counts = cost.flops(module, images[:1])

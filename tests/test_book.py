@@ -161,13 +161,15 @@ def test_students_and_what_they_inherit_are_told_apart_by_attack_and_match_the_r
     assert f"| fewer lost to the attack (SeaM: 57 %) | | {less:.1%} |" in readme
 
 
-def test_the_readmes_example_removes_weights():
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_readmes_example_removes_weights_and_hands_the_model_on(tmp_path, monkeypatch):
+    code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL))
     names: dict = {}
     torch.manual_seed(0)
+    monkeypatch.chdir(tmp_path)
     exec(code.replace("on_epoch=print", "on_epoch=None"), names)
     assert names["found"].history[-1]["kept"] < 0.99
     assert names["small"](torch.rand(1, 3, 64, 64)).shape == (1, 2)
+    assert {p.name for p in tmp_path.iterdir()} == {"masks.safetensors", "mine.onnx"}
 
 
 def test_the_configuration_has_no_key_that_is_silently_ignored():
@@ -197,3 +199,46 @@ def test_check_finds_what_a_reader_without_network_would_miss(tmp_path):
     assert page_faults(tmp_path) == [
         "a.html: image without alt text: x.png", "a.html: loads https://cdn.example/x.js from elsewhere",
         "a.html: link to b.html, which does not exist", "a.html: link to #here, which has no such place"]
+
+
+WALKTHROUGHS = sorted((ROOT / "book/walkthroughs").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", [*WALKTHROUGHS, *sorted((ROOT / "book/pages").glob("*.ipynb"))], ids=lambda p: p.stem)
+def test_pages_are_stripped_short_celled_and_their_figures_have_words(path):
+    names = []
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs
+            assert cell.execution_count is None
+            assert len(cell.source.splitlines()) <= 20, cell.source.splitlines()[0]
+            figure = cell.metadata.get("mystnb", {}).get("figure")
+            if figure:
+                names.append(figure["name"])
+                assert figure["caption"].endswith(".")
+                assert cell.metadata["mystnb"]["image"]["alt"].endswith(".")
+    assert len(names) == len(set(names))
+
+
+def test_there_are_five_walkthroughs_each_with_a_prediction_and_three_solved_exercises():
+    assert len(WALKTHROUGHS) == 5
+    for path in WALKTHROUGHS:
+        cells = nbformat.read(path, 4).cells
+        text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+        assert "After this you can" in text
+        assert "Predict before you run" in text
+        levels = [text.index(f"**{level}.**") for level in ("Warm-up", "Deeper", "Open")]
+        assert levels == sorted(levels)
+        assert sum("hide-cell" in c.metadata.get("tags", []) for c in cells) == 3
+        assert len(cells) <= 30
+
+
+def test_what_is_shipped_is_small_and_answers_the_same():
+    shipped = [records.read(p).results for p in RESULTS.glob("ship/*.json")]
+    assert len(shipped) == len([cell for stage in run.cells("ship", {}) for cell in stage])
+    for results in shipped:
+        assert results["same_logits"] == 1.0
+        assert results["difference"] <= 1e-5
+        assert results["bytes"]["masks"] <= results["bytes"]["source weights"] / 30
+        assert results["accuracy"]["compacted"] == pytest.approx(results["accuracy"]["masked"], abs=5e-4)
+        assert results["compacted"]["dense"] < results["original"]["dense"]
