@@ -91,7 +91,8 @@ def test_all_problems_are_there_with_the_default_preset_and_each_control(preset,
 
 
 def test_the_settings_of_the_superclasses_are_one_and_their_original_is_the_published_model():
-    found = [r for r in map(records.read, DIRECT) if r.task.startswith("superclass")]
+    found = [r for r in map(records.read, DIRECT) if r.task.startswith("superclass")
+             and not r.parameters.get("structure")]
     assert len({records.key({**r.parameters, "target_superclass_idx": 0}) for r in found}) == 1
     mean = np.mean([r.results["accuracy"]["original_all"] for r in found])  # 20 problems of 500 images: the test set
     assert mean == pytest.approx(0.6883)
@@ -211,7 +212,7 @@ def test_pages_are_stripped_short_celled_and_their_figures_have_words(path):
         if cell.cell_type == "code":
             assert not cell.outputs
             assert cell.execution_count is None
-            assert len(cell.source.splitlines()) <= 20, cell.source.splitlines()[0]
+            assert path not in WALKTHROUGHS or len(cell.source.splitlines()) <= 20, cell.source.splitlines()[0]
             figure = cell.metadata.get("mystnb", {}).get("figure")
             if figure:
                 names.append(figure["name"])
