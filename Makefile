@@ -16,7 +16,7 @@ UV := $(BIN)/uv
 report: $(READY)
 	rm -rf runs/report
 	$(BIN)/python notebooks/run.py grid quick --jobs $(JOBS) -p runs=runs/report
-	$(BIN)/python notebooks/run.py pages
+	$(BIN)/python notebooks/run.py pages --jobs $(JOBS)
 	$(BIN)/jupyter-book build book -n -W --keep-going --all -q
 	$(BIN)/python book/check.py _build/html
 	@echo "The book is at $(CURDIR)/_build/html/index.html"

@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         sub.add_argument("--jobs", type=int, default=1, help="cells at a time")
     for verb, text in (("keep", "copy records and masks to book/results"), ("verify", "recompute records from masks")):
         verbs.add_parser(verb, help=text).add_argument("records", nargs="+", type=Path)
-    verbs.add_parser("pages", help="execute the book's pages and walkthroughs; add the quick notebooks")
+    sub = verbs.add_parser("pages", help="execute the book's pages and walkthroughs; add the quick notebooks")
+    sub.add_argument("--jobs", type=int, default=1, help="pages at a time")
     args = parser.parse_args(argv)
     try:
         if args.verb == "cell":
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.verb == "grid":
             return run_grid(args.preset, split_given(args.given), args.jobs)
         if args.verb == "pages":
-            return pages()
+            return pages(args.jobs)
         return sum((keep if args.verb == "keep" else verify)(path) for path in args.records) and 1
     except (ValueError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
@@ -234,7 +235,7 @@ def _process(number: int, cell: tuple[str, dict[str, Any]], jobs: int) -> str:
     return done.stderr if done.returncode else ""
 
 
-def pages() -> int:
+def pages(jobs: int = 1) -> int:
     """Put executed notebooks where the book renders them: report pages, walkthroughs, a run of each quick notebook."""
     target = ROOT / "book" / "runs"
     target.mkdir(parents=True, exist_ok=True)
@@ -242,13 +243,22 @@ def pages() -> int:
         notebook, parameters = stage[0]
         shutil.copyfile(ROOT / parameters["runs"] / notebook / f"{records.key(parameters)}.ipynb",
                         target / f"{notebook}.ipynb")
-    for page in [*sorted((ROOT / "book/walkthroughs").glob("*.ipynb")), *sorted((ROOT / "book/pages").glob("*.ipynb"))]:
-        try:
-            execute(page, target / page.name)
-        except papermill.PapermillExecutionError as e:
-            print(f"{page.relative_to(ROOT)}: failed at cell {e.exec_count}\n{e.ename}: {e.evalue}", file=sys.stderr)
-            return 1
-    return 0
+    found = [*sorted((ROOT / "book/walkthroughs").glob("*.ipynb")), *sorted((ROOT / "book/pages").glob("*.ipynb"))]
+    timing = [page for page in found if "latencies(" in page.read_text()]  # these need the machine to themselves
+    others = [page for page in found if page not in timing]
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        errors = [_page(page, target) for page in timing] + list(pool.map(_page, others, itertools.repeat(target)))
+    print("".join(errors), end="", file=sys.stderr)
+    return int(any(errors))
+
+
+def _page(page: Path, target: Path) -> str:
+    """Execute one page; what went wrong."""
+    try:
+        execute(page, target / page.name)
+    except papermill.PapermillExecutionError as e:
+        return f"{page.relative_to(ROOT)}: failed at cell {e.exec_count}\n{e.ename}: {e.evalue}\n"
+    return ""
 
 
 def keep(path: Path) -> int:
