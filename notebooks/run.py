@@ -246,8 +246,11 @@ def pages(jobs: int = 1) -> int:
     found = [*sorted((ROOT / "book/walkthroughs").glob("*.ipynb")), *sorted((ROOT / "book/pages").glob("*.ipynb"))]
     timing = [page for page in found if "latencies(" in page.read_text()]  # these need the machine to themselves
     others = [page for page in found if page not in timing]
+    errors = [_page(page, target) for page in timing]
+    if jobs > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        errors = [_page(page, target) for page in timing] + list(pool.map(_page, others, itertools.repeat(target)))
+        errors += pool.map(_page, others, itertools.repeat(target))
     print("".join(errors), end="", file=sys.stderr)
     return int(any(errors))
 
