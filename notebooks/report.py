@@ -24,9 +24,12 @@ SHOWN = ["kept", "re-engineered", "original", "restricted", "head only", "from s
          "magnitude masks", "paper: re-engineered", "paper: kept"]
 
 
+ROOTS = [run.KEPT, run.ROOT / "runs", run.ROOT / run.REPORT]  # where the book looks for records; a later one wins
+
+
 def everything(experiment: str = "*") -> list[records.Record]:
     """All records that the book may show: kept, run here, and computed for this build; of `experiment`, or of all."""
-    return records.read_all([run.KEPT, run.ROOT / "runs", run.ROOT / run.REPORT], experiment)
+    return records.read_all(ROOTS, experiment)
 
 
 def of_preset(name: str, notebook: str) -> list[records.Record]:
@@ -41,7 +44,7 @@ def rows(name: str, notebook: str, names: dict[str, str] | None = None) -> pd.Da
     Columns are those of COLUMNS, `record` (its stem) and, where there is a record of it, `from scratch` (notebook
     retrain, same preset) and `random masks` and `magnitude masks` (notebook inference_cost of this very record).
     """
-    found = sorted(of_preset(name, notebook), key=lambda r: int("".join(filter(str.isdigit, r.task)) or 0))
+    found = sorted(of_preset(name, notebook), key=number)
     scratch = {r.task: r.results["accuracy"]["last"] for r in of_preset(name, "retrain")}
     floors = {r.sha256["masks of the record"]: r.results["accuracy"] for r in everything("inference_cost")}
     table = records.table(found, COLUMNS)
@@ -53,20 +56,31 @@ def rows(name: str, notebook: str, names: dict[str, str] | None = None) -> pd.Da
     return table
 
 
+def number(record: records.Record) -> int:
+    """That of the record's problem: 3 for binary3; 0 where it has none."""
+    return int("".join(filter(str.isdigit, record.task)) or 0)
+
+
 def masks_of(record: records.Record) -> masks.Masks:
-    """The delivered masks of a kept record."""
-    return masks.load_masks(run.KEPT / f"{record.stem}.safetensors").masks["paper"]
+    """The delivered masks of a record of `everything`."""
+    path = records.find(record.stem, reversed(ROOTS))
+    return masks.load_masks(path.with_suffix(".safetensors")).masks["paper"]
+
+
+def linked(stem: str, text: str) -> str:
+    """`text` as a link to the record in the book as it is built; as it is where the record is not a kept one."""
+    return f'<a href="../{stem}.json">{text}</a>' if (run.KEPT / f"{stem}.json").is_file() else text
 
 
 def styled(table: pd.DataFrame, tuned: Iterable[str] = ()) -> pd.io.formats.style.Styler:
     """The rows, then their mean, spread, and mean without the problems in `tuned`, which are marked *.
 
-    Each problem links to its record, in the book as it is built.
+    Each problem links to its record, see `linked`.
     """
     tuned = set(tuned)
     others = table[~table["class"].isin(tuned)]
-    marked = table.assign(**{"class": [f'<a href="../{stem}.json">{c}</a>{"*" * (c in tuned)}'
-                                       for c, stem in zip(table["class"], table["record"], strict=True)]})
+    problems = zip(table["record"], table["class"], strict=True)
+    marked = table.assign(**{"class": [linked(stem, c) + "*" * (c in tuned) for stem, c in problems]})
     below = pd.concat([
         table[SHOWN].agg(["mean", "std"]).rename({"mean": f"mean of {len(table)}", "std": "st. dev."}),
         others[SHOWN].agg(["mean"]).rename({"mean": "mean without *"}),

@@ -104,7 +104,7 @@ def checked(notebook: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def command(record: records.Record) -> str:
     """What to type to run again what made `record`; parameters at their defaults are left out."""
-    if not (ROOT / "notebooks" / f"{record.experiment}.ipynb").is_file():
+    if record.experiment == "speed":
         return "make bench"
     defaults = {name: default for name, (_, default) in declared(record.experiment).items()}
     given = [f"-p {shlex.quote(f'{name}={value}')}" for name, value in record.parameters.items()
@@ -220,12 +220,17 @@ def run_grid(preset: str, given: dict[str, Any], jobs: int) -> int:
     return 0
 
 
+def _share(jobs: int) -> dict[str, str]:
+    """The environment in which `jobs` processes at a time share the cores; what is set already stays."""
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    return {} if jobs == 1 else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+
+
 def _process(number: int, cell: tuple[str, dict[str, Any]], jobs: int) -> str:
     """One cell in a new process, with its share of the cores and one of the GPUs, if any; what went wrong."""
     notebook, parameters = cell
-    env = {**os.environ}
+    env = {**os.environ, **_share(jobs)}
     if jobs > 1:
-        env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
         gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
         if gpus:
             env.setdefault("CUDA_VISIBLE_DEVICES", str(number % gpus))
@@ -247,8 +252,7 @@ def pages(jobs: int = 1) -> int:
     timing = [page for page in found if "latencies(" in page.read_text()]  # these need the machine to themselves
     others = [page for page in found if page not in timing]
     errors = [_page(page, target) for page in timing]
-    if jobs > 1:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    os.environ |= _share(jobs)  # kernels inherit it
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         errors += pool.map(_page, others, itertools.repeat(target))
     print("".join(errors), end="", file=sys.stderr)

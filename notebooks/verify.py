@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from seamlib import cost, data, evaluate, masks, models, records, robustness, tasks
-from seamlib.compaction import compact
+from seamlib.compaction import BLOCK, compact
 from seamlib.restore import restore, restore_student, source_model
 
 TOLERANCE = 0.0005 + 1e-9  # 0.05 points: another machine may round the last bit of a logit otherwise
@@ -111,7 +111,7 @@ def _ship(record: records.Record, results: Path, root: Path) -> Numbers:
     _, model, task, found = restore(of, results / f"{of.stem}.safetensors", root)
     images, _ = next(iter(data.batches(task.test, 64)))
     masked = found.module()
-    compacted, _ = compact(masked, images[:2], multiple=16)
+    compacted, _ = compact(masked, images[:2], multiple=BLOCK)
     stated, numbers = record.results, {}
     for name, module in (("original", model), ("masked", masked), ("compacted", compacted)):
         counts = cost.flops(module, images[:1])

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from .evaluate import measuring
 from .fold import fold_norms
 
+BLOCK = 16  #: channels that engines work on at a time, at most; for `multiple`
 TOLERANCE = 1e-4  #: largest difference between the logits of both, over the largest logit, that is taken for rounding
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 POINTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Hardswish,
@@ -52,8 +53,8 @@ def compact(model: nn.Module, example: Tensor, *, multiple: int = 1) -> tuple[nn
     """(`model` without its dead structure, what was done). Both answer the same, up to rounding, at any input size.
 
     `example` [B, ...]: images that `model` takes. `multiple`, 1 or more: a layer keeps so many dead channels that their
-    number is a multiple of it, as far as it has them; engines work on channels in blocks, and DeepSparse 1.8.0
-    answers wrongly for some numbers that are no multiples of sixteen. Understood are convolutions (also depthwise),
+    number is a multiple of it, as far as it has them; engines work on channels in blocks of up to BLOCK, and DeepSparse
+    1.8.0 answers wrongly for some numbers that are no multiples of that. Understood are convolutions (also depthwise),
     linear layers, batch norm, activations, pooling, additions, concatenations of channels and flattening; anything else
     keeps all of its channels and is named in the report. Under zero padding a constant channel is not constant at the
     border: all such channels of a tensor become one. `model`, in eval mode, is unchanged; the result is a

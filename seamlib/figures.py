@@ -227,7 +227,10 @@ def by_class(axes: Sequence[Axes], classes: pd.DataFrame) -> Sequence[Axes]:
 
 
 def matrix(ax: Axes, table: pd.DataFrame, label: str) -> Axes:
-    """A square a cell, shares in [0, 1] written on it if they are few; NaN stays empty."""
+    """A square a cell of shares in [0, 1], written on it where columns are ten at most; NaN stays empty.
+
+    `label`: what the colours mean.
+    """
     few = table.shape[1] <= 10
     sns.heatmap(table, ax=ax, cmap="cividis", annot=few, fmt=".0%", annot_kws={"fontsize": 8}, cbar_kws={
         "label": label, "format": PercentFormatter(1, decimals=0)}, xticklabels=True, yticklabels=True)
@@ -238,7 +241,7 @@ def matrix(ax: Axes, table: pd.DataFrame, label: str) -> Axes:
 
 
 def wanted(ax: Axes, found: Sequence[float], chance: Sequence[float]) -> Axes:
-    """Shares of the weights that 0, 1, ... n problems keep: bars, and dots for what chance gives."""
+    """Shares of the weights, in [0, 1], that 0, 1, ... n problems keep: bars; dots: what chance gives (n + 1 each)."""
     numbers = range(len(found))
     ax.bar(numbers, found, color=SEAM, label="found")
     ax.plot(numbers, chance, "o", color=CONTROL, label="by chance")

@@ -16,7 +16,6 @@ HTML = ROOT / "_build" / "html"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 PAGES = sorted(p.relative_to(HTML).as_posix() for p in HTML.rglob("*.html") if "_static" not in p.parts)
 pytestmark = pytest.mark.skipif(not CHROMIUM or not PAGES, reason="needs Chromium, and the book (make report)")
-PHONE = 390
 THEIRS = re.compile(r"(light|dark): aria-(roles|allowed-role|required-children): <div [^>]*(citation|doc-biblioentry)")
 PROBE = """
 <script src="AXE"></script><script>
@@ -34,15 +33,15 @@ addEventListener('load', async () => {
   parent.document.getElementById('found').textContent = JSON.stringify(found);
 });</script>"""
 FRAME = """<!doctype html><html lang="en"><title>frame</title><pre id="found"></pre>
-<iframe src="PAGE" width="WIDTH" height="900"></iframe>"""
+<iframe src="PAGE" width="390" height="900"></iframe>"""
 
 
-def shown(url, wait=30000):
+def shown(url):
     """The page as it stands after its scripts have run."""
     return subprocess.run(
         [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update", "--allow-file-access-from-files",
-         "--host-resolver-rules=MAP * 0.0.0.0", f"--virtual-time-budget={wait}", "--dump-dom", url],
+         "--host-resolver-rules=MAP * 0.0.0.0", "--virtual-time-budget=30000", "--dump-dom", url],
         capture_output=True, text=True, check=True, timeout=300).stdout
 
 
@@ -58,7 +57,7 @@ def found(tmp_path_factory):
         path.write_text(path.read_text().replace("</body>", PROBE.replace("AXE", "../" * page.count("/") + axe.name)
                                                  + "</body>"))
         (copy / f"frame-{page.replace('/', '-')}").write_text(
-            FRAME.replace("PAGE", page).replace("WIDTH", str(PHONE)))
+            FRAME.replace("PAGE", page))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         doms = pool.map(lambda p: shown((copy / f"frame-{p.replace('/', '-')}").as_uri()), PAGES)
     return {page: json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)[1]))

@@ -105,6 +105,21 @@ def test_a_kernel_that_dies_before_it_answers_is_started_again(monkeypatch, tmp_
         assert not outcomes
 
 
+def test_a_page_that_fails_is_named_and_the_others_are_executed(monkeypatch, tmp_path, capsys):
+    for name, code in (("pages/bad", "1 / 0"), ("walkthroughs/good", "import os; os.environ['OMP_NUM_THREADS']")):
+        path = tmp_path / "book" / f"{name}.ipynb"
+        path.parent.mkdir(parents=True)
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), path)
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    monkeypatch.setattr(run, "cells", lambda preset, given: [])
+    monkeypatch.setattr(run, "_share", lambda jobs: {"OMP_NUM_THREADS": "1"} if jobs == 2 else {})
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # so that it is put back afterwards
+    assert run.main(["pages", "--jobs", "2"]) == 1
+    assert capsys.readouterr().err.startswith("book/pages/bad.ipynb: failed at cell 1\nZeroDivisionError")
+    (cell,) = nbformat.read(tmp_path / "book/runs/good.ipynb", 4).cells
+    assert cell.outputs[0]["data"]["text/plain"] == "'1'"
+
+
 def test_the_other_direct_notebooks_run_and_can_be_verified(runs, capfd):
     def cell(notebook, **given):
         texts = (t for k, v in {"runs": "runs/test", **given}.items() for t in ("-p", f"{k}={v}"))
