@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import run
+from IPython.display import HTML
 
 from seamlib import masks, records
 from seamlib.robustness import ATTACKS
@@ -36,6 +37,12 @@ def of_preset(name: str, notebook: str) -> list[records.Record]:
     """The records of the cells that preset `name` has for `notebook`, and no others."""
     keys = {records.key(parameters) for stage in run.cells(name, {}) for book, parameters in stage if book == notebook}
     return [record for record in everything(notebook) if records.key(record.parameters) in keys]
+
+
+def of_presets(*names: str) -> list[records.Record]:
+    """The records of all notebooks of the presets, in their order, each once."""
+    books = {(name, book): None for name in names for stage in run.cells(name, {}) for book, _ in stage}
+    return list({r.stem: r for name, book in books for r in of_preset(name, book)}.values())
 
 
 def rows(name: str, notebook: str, names: dict[str, str] | None = None) -> pd.DataFrame:
@@ -70,6 +77,13 @@ def masks_of(record: records.Record) -> masks.Masks:
 def linked(stem: str, text: str) -> str:
     """`text` as a link to the record in the book as it is built; as it is where the record is not a kept one."""
     return f'<a href="../{stem}.json">{text}</a>' if (run.KEPT / f"{stem}.json").is_file() else text
+
+
+def sources(found: Iterable[records.Record]) -> HTML:
+    """The records that a page is made of, each a link, folded."""
+    names = [linked(r.stem, r.stem) for r in found]
+    lines = "".join(f"<li>{name}</li>" for name in names)
+    return HTML(f"<details><summary>{len(names)} record{'s' * (len(names) > 1)}</summary><ul>{lines}</ul></details>")
 
 
 def styled(table: pd.DataFrame, tuned: Iterable[str] = ()) -> pd.io.formats.style.Styler:
@@ -177,10 +191,10 @@ def targets(results: Mapping[str, Any], kind: str) -> list[tuple[str, str, str]]
         step = steps[f"{model}, batch 64"]
         rows += [(f"{model}: step, against published", f">= {target}",
                   f"{step['speedup']:.2f}" if kind == "cpu" else unmeasured),
-                 (f"{model}: step, over plain training", "<= 8 %",
+                 (f"{model}: step, over plain training", "<= 8%",
                   f"{step['overhead']:+.1%}" if kind == "cpu" else unmeasured)]
     single = steps["resnet20, batch 64"]["speedup"]
-    return [*rows, ("resnet20: to 12 % kept at no loss", ">= 10", time_to_mask()),
+    return [*rows, ("resnet20: to 12% kept at no loss", ">= 10", time_to_mask()),
             ("resnet20: whole search, against published", "",
              f"{whole_search(results):.0f}" if kind == "cpu" else unmeasured),
             ("resnet20: step, against published, CUDA", ">= 20",
