@@ -97,7 +97,7 @@ def styled(table: pd.DataFrame, tuned: Iterable[str] = ()) -> pd.io.formats.styl
     marked = table.assign(**{"class": [linked(stem, c) + "*" * (c in tuned) for stem, c in problems]})
     below = pd.concat([
         table[SHOWN].agg(["mean", "std"]).rename({"mean": f"mean of {len(table)}", "std": "st. dev."}),
-        others[SHOWN].agg(["mean"]).rename({"mean": "mean without *"}),
+        others[SHOWN].agg(["mean"]).rename({"mean": "mean without\u00a0*"}),
     ]).rename_axis("class").reset_index()
     return pd.concat([marked[["class", *SHOWN]], below], ignore_index=True).style.format(
         "{:.1%}", subset=SHOWN, na_rep="").hide(axis="index")

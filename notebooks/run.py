@@ -142,7 +142,8 @@ def execute(notebook: Path, output: Path, **how: Any) -> None:
     """Run a notebook by papermill. Kernels that start at one time may choose the same port: one of them starts anew."""
     for attempt in reversed(range(STARTS)):
         try:
-            papermill.execute_notebook(notebook, output, kernel_name="python3", cwd=ROOT, progress_bar=False, **how)
+            papermill.execute_notebook(notebook, output, kernel_name="python3", cwd=ROOT, progress_bar=False,
+                                       extra_arguments=["--log-level=ERROR"], **how)
             return
         except RuntimeError as e:
             if attempt == 0 or "before replying" not in str(e):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 SEAM, CONTROL = sns.color_palette("colorblind")[:2]  # blue, orange
 ORIGINAL = sns.color_palette("colorblind")[7]  # grey
@@ -31,7 +31,7 @@ def course(ax: Axes, history: pd.DataFrame, originals: Mapping[str, float], pick
     """
     ax.plot(history["kept"], history["accuracy"], "-", color=SEAM, alpha=0.35)
     points = ax.scatter(history["kept"], history["accuracy"], c=history.index, cmap="viridis", s=28, zorder=3)
-    ax.figure.colorbar(points, ax=ax, label="epoch")
+    ax.figure.colorbar(points, ax=ax, label="epoch", ticks=MaxNLocator(6, integer=True))
     for (label, accuracy), dashes in zip(originals.items(), ("--", ":", "-."), strict=False):
         ax.axhline(accuracy, color=ORIGINAL, linestyle=dashes, label=label)
     by_epoch: dict[int, list[str]] = {}
@@ -43,7 +43,7 @@ def course(ax: Axes, history: pd.DataFrame, originals: Mapping[str, float], pick
     ax.set_xscale("log")
     _percent(ax, "x", "weights kept")
     _percent(ax, "y", "test accuracy")
-    ax.legend(fontsize="small", loc="lower right")
+    above(ax)
     return ax
 
 
@@ -56,7 +56,7 @@ def courses(ax: Axes, histories: Mapping[str, pd.DataFrame], original: float) ->
     ax.set_xscale("log")
     _percent(ax, "x", "weights kept")
     _percent(ax, "y", "test accuracy")
-    ax.legend(fontsize="small")
+    above(ax)
     return ax
 
 
@@ -89,12 +89,13 @@ def speed(ax: Axes, times: pd.DataFrame, multiply_adds: float) -> Axes:
 
     `multiply_adds`: the share of the original's that remains, drawn as a line. Bars are means, whiskers the range.
     """
-    sns.barplot(times, x="engine", y="time", hue="images", palette="colorblind", errorbar=("pi", 100), ax=ax)
+    calls = times.assign(images=[f"{n} image{'s' * (n > 1)} a call" for n in times["images"]])
+    sns.barplot(calls, x="engine", y="time", hue="images", palette="colorblind", errorbar=("pi", 100), ax=ax)
     ax.axhline(1, color=ORIGINAL, linestyle="-", linewidth=1)
     ax.axhline(multiply_adds, color=ORIGINAL, linestyle="--", label="multiply-adds that remain")
     _percent(ax, "y", "time against the original's")
     ax.set_xlabel("")
-    ax.legend(fontsize="small", title="images a call")
+    above(ax, columns=3)
     return ax
 
 
@@ -115,7 +116,7 @@ def faster(ax: Axes, times: pd.DataFrame) -> Axes:
     ax.set_xticks(where, [f"{e}\n{b} image{'s' * (b > 1)}" for e, b in zip(times["engine"], times["images"],
                                                                           strict=True)], fontsize="small")
     ax.set_ylabel("times as fast as the original")
-    ax.legend(fontsize="small")
+    above(ax)
     return ax
 
 
@@ -133,7 +134,7 @@ def thresholds(ax: Axes, table: pd.DataFrame) -> Axes:
     ax.set_ylim(0, 1)
     _percent(ax, "x", "weights removed before fine-tuning")
     _percent(ax, "y", "share of test images")
-    ax.legend(fontsize="small")
+    above(ax)
     return ax
 
 
@@ -200,7 +201,7 @@ def by_method(axes: Sequence[Axes], students: pd.DataFrame, panels: Mapping[str,
         ax.xaxis.set_major_locator(MaxNLocator(5))
         _percent(ax, "x", column)
         if control:
-            ax.legend(fontsize="small", loc="center right")
+            above(ax, columns=1)
     return axes
 
 
@@ -218,7 +219,7 @@ def by_class(axes: Sequence[Axes], classes: pd.DataFrame) -> Sequence[Axes]:
     left.set_yticks(rows, classes["class"])
     left.invert_yaxis()
     _percent(left, "x", "test accuracy")
-    left.legend(fontsize="small", loc="best")
+    above(left, columns=4)
     right.barh(rows, classes["kept"], color=SEAM)
     right.set_yticks(rows, [""] * len(rows))
     right.set_ylim(left.get_ylim())
@@ -264,12 +265,20 @@ def examples(axes: Sequence[Axes], images: np.ndarray, titles: Sequence[str]) ->
     return axes
 
 
+def above(ax: Axes, columns: int = 2) -> None:
+    """The legend above the axes, where it hides nothing."""
+    ax.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False,
+              borderaxespad=0.2, columnspacing=1.2, handletextpad=0.5)
+
+
 def _percent(ax: Axes, which: str, label: str) -> None:
+    """Ticks as per cent, with as many digits as they need; on a logarithmic axis a few of them."""
     axis: Any = getattr(ax, f"{which}axis")
-    axis.set_major_formatter(PercentFormatter(1))
+    axis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
     if axis.get_scale() == "log":
-        axis.set_minor_formatter(PercentFormatter(1, decimals=0))
-        axis.set_tick_params(which="both", labelrotation=45, labelsize="small")
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(MaxNLocator(5) if high < 4 * low else LogLocator(subs=(1, 2, 5)))
+        axis.set_minor_formatter(NullFormatter())
     getattr(ax, f"set_{which}label")(label)
 
 
