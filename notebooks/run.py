@@ -27,6 +27,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import invitation
 import papermill
 import yaml
 
@@ -249,6 +250,7 @@ def pages(jobs: int = 1) -> int:
         notebook, parameters = stage[0]
         shutil.copyfile(ROOT / parameters["runs"] / notebook / f"{records.key(parameters)}.ipynb",
                         target / f"{notebook}.ipynb")
+        invitation.invite(target / f"{notebook}.ipynb", f"notebooks/{notebook}.ipynb", ROOT)
     found = [*sorted((ROOT / "book/walkthroughs").glob("*.ipynb")), *sorted((ROOT / "book/pages").glob("*.ipynb"))]
     timing = [page for page in found if "latencies(" in page.read_text()]  # these need the machine to themselves
     others = [page for page in found if page not in timing]
@@ -264,6 +266,7 @@ def _page(page: Path, target: Path) -> str:
     """Execute one page; what went wrong."""
     try:
         execute(page, target / page.name)
+        invitation.invite(target / page.name, page.relative_to(ROOT).as_posix(), ROOT)
     except papermill.PapermillExecutionError as e:
         return f"{page.relative_to(ROOT)}: failed at cell {e.exec_count}\n{e.ename}: {e.evalue}\n"
     return ""

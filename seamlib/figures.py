@@ -39,7 +39,7 @@ def course(ax: Axes, history: pd.DataFrame, originals: Mapping[str, float], pick
         by_epoch.setdefault(epoch, []).append(label)
     for marker, (epoch, labels) in zip("osD", by_epoch.items(), strict=False):
         ax.plot(history["kept"].iloc[epoch], history["accuracy"].iloc[epoch], marker, markersize=14, fillstyle="none",
-                color=CONTROL, markeredgewidth=2, linestyle="none", label=f"chosen by {' and '.join(labels)}")
+                color=CONTROL, markeredgewidth=2, linestyle="none", label=f"chosen on {' and '.join(labels)}")
     ax.set_xscale("log")
     _percent(ax, "x", "weights kept")
     _percent(ax, "y", "test accuracy")
@@ -67,6 +67,26 @@ def front(ax: Axes, ends: pd.DataFrame, original: float) -> Axes:
     _percent(ax, "x", "weights kept")
     _percent(ax, "y", "test accuracy")
     ax.legend(fontsize="small", loc="lower right")
+    return ax
+
+
+def claims(ax: Axes, problems: pd.DataFrame, paper: tuple[float, float]) -> Axes:
+    """Gain in accuracy against kept fraction: a row a problem, columns `kept` in [0, 1], `gain` in points, and `of`.
+
+    Small points are problems, large ones the means of each `of`; the star is `paper`, (kept in [0, 1], points).
+    """
+    markers = dict(zip(dict.fromkeys(problems["of"]), "os^D", strict=False))
+    for (of, marker), colour in zip(markers.items(), sns.color_palette("colorblind"), strict=False):
+        mine = problems[problems["of"] == of]
+        ax.plot(mine["kept"], mine["gain"], marker, color=colour, alpha=0.35, markersize=5)
+        ax.plot(mine["kept"].mean(), mine["gain"].mean(), marker, color=colour, markersize=11, markeredgecolor="black",
+                linestyle="none", label=f"{of} (mean of {len(mine)})")
+    ax.plot(*paper, "*", color="black", markersize=18, linestyle="none", label="SeaM, mean of all its models")
+    ax.axhline(0, color=ORIGINAL, linewidth=1)
+    ax.set_xlim(0)
+    _percent(ax, "x", "weights kept")
+    ax.set_ylabel("points above the original,\nall outputs")
+    above(ax)
     return ax
 
 
@@ -268,7 +288,7 @@ def examples(axes: Sequence[Axes], images: np.ndarray, titles: Sequence[str]) ->
 def above(ax: Axes, columns: int = 2) -> None:
     """The legend above the axes, where it hides nothing."""
     ax.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False,
-              borderaxespad=0.2, columnspacing=1.2, handletextpad=0.5)
+              borderaxespad=0.2, columnspacing=1.2, handletextpad=0.5, markerscale=0.7)
 
 
 def _percent(ax: Axes, which: str, label: str) -> None:

@@ -1,13 +1,16 @@
 """The committed results, and the check that the build of the book ends with."""
 
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import numpy as np
+import papermill
 import pytest
 import report
 import run
@@ -202,7 +205,45 @@ def test_the_configuration_has_no_key_that_is_silently_ignored():
     assert config["execute"] == {"execute_notebooks": "off"}
     assert set(config) == {"title", "author", "copyright", "only_build_toc_files", "execute", "parse",
                            "bibtex_bibfiles", "sphinx"}
-    assert set(config["sphinx"]) == {"recursive_update", "extra_extensions", "config"}
+    assert set(config["sphinx"]) == {"recursive_update", "extra_extensions", "local_extensions", "config"}
+
+
+HTML = ROOT / "_build" / "html"
+PAGES = [p for p in sorted(HTML.rglob("*.html")) if "_static" not in p.parts]
+
+
+@pytest.mark.skipif(not PAGES, reason="needs the book (make report)")
+def test_each_number_from_a_record_leads_to_the_records():
+    texts = [p.read_text() for p in PAGES]
+    numbers = sum(text.count('class="pasted-text"') for text in texts)
+    traced = sum(len(re.findall(r'<a class="traced[^>]*#records"><span class="pasted-text"', text)) for text in texts)
+    assert numbers == traced > 100
+
+
+def test_a_changed_record_changes_the_text_without_an_edit(tmp_path):
+    for name in ("notebooks", "book", "_config.yml", "pyproject.toml"):
+        copied = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
+        copied(ROOT / name, tmp_path / name)
+    preset = {records.key(p) for _, p in run.cells("cifar100", {})[0]}
+    paths = [p for p in (tmp_path / "book/results/direct_multiclass").glob("*.json")
+             if records.key(records.read(p).parameters) in preset]
+    first = json.loads(paths[0].read_text())
+    first["results"]["kept_fraction"]["crossfit"] = 0.5
+    paths[0].write_text(json.dumps(first))
+    kept = np.mean([records.read(p).results["kept_fraction"]["crossfit"] for p in paths])
+    old = np.mean([records.read(RESULTS / p.relative_to(tmp_path / "book/results")).results["kept_fraction"]["crossfit"]
+                   for p in paths])
+
+    page = tmp_path / "book/runs/multiclass.ipynb"
+    page.parent.mkdir(exist_ok=True)
+    papermill.execute_notebook(tmp_path / "book/pages/multiclass.ipynb", page, kernel_name="python3", cwd=tmp_path,
+                               progress_bar=False)
+    (tmp_path / "book/_toc.yml").write_text("format: jb-book\nroot: runs/multiclass\n")
+    build = [str(Path(sys.executable).with_name("jupyter-book")), "build", "book", "-q"]
+    subprocess.run(build, cwd=tmp_path, check=True, capture_output=True)
+    text = (tmp_path / "_build/html/runs/multiclass.html").read_text()
+    assert f"<span class=\"pasted-text\">{kept:.2%}</span>" in text
+    assert f"{old:.2%}" not in text
 
 
 def test_check_finds_errors_and_cells_that_never_ran(tmp_path):
