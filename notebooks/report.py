@@ -103,6 +103,13 @@ def styled(table: pd.DataFrame, tuned: Iterable[str] = ()) -> pd.io.formats.styl
         "{:.1%}", subset=SHOWN, na_rep="").hide(axis="index")
 
 
+def results_first(trials: pd.DataFrame) -> list[str]:
+    """The columns of a table of trials in the order of reading: of what, what came out, with which settings."""
+    of = [c for c in trials if c in ("form", "model", "problem", "class")]
+    results = [c for c in trials if c in ("kept", "accuracy", "original", "restricted", "multiply-adds")]
+    return [*of, *results, *(c for c in trials if c not in of + results)]
+
+
 def transfer(name: str) -> pd.DataFrame:
     """A row a student of preset `name`, in order of its stages; all but `method` and `seed` in [0, 1].
 
