@@ -86,10 +86,24 @@ def sources(found: Iterable[records.Record]) -> HTML:
     return HTML(f"<details><summary>{len(names)} record{'s' * (len(names) > 1)}</summary><ul>{lines}</ul></details>")
 
 
-def styled(table: pd.DataFrame, tuned: Iterable[str] = ()) -> pd.io.formats.style.Styler:
+def reached(record: records.Record) -> int:
+    """How many of the two crossfit picks of a search (0 to 2) have an epoch that reached the target accuracy."""
+    target, history = record.results["target"], record.results["history"]
+    return sum(max(history[f"accuracy_{half}"]) >= target[half] for half in "ab")
+
+
+def neat(table: pd.io.formats.style.Styler) -> pd.io.formats.style.Styler:
+    """The table without its index; columns of words to the left, as prose is read."""
+    words = [c for c in table.data if not pd.api.types.is_numeric_dtype(table.data[c])]
+    left: list[Any] = [{"selector": "th", "props": "text-align: left"}]
+    return table.hide(axis="index").set_properties(subset=words, **{"text-align": "left"}).set_table_styles(
+        dict.fromkeys(words, left))
+
+
+def styled(table: pd.DataFrame, tuned: Iterable[str] = (), heading: str = "class") -> pd.io.formats.style.Styler:
     """The rows, then their mean, spread, and mean without the problems in `tuned`, which are marked *.
 
-    Each problem links to its record, see `linked`.
+    Each problem links to its record, see `linked`; `heading` says what a problem is.
     """
     tuned = set(tuned)
     others = table[~table["class"].isin(tuned)]
@@ -99,8 +113,10 @@ def styled(table: pd.DataFrame, tuned: Iterable[str] = ()) -> pd.io.formats.styl
         table[SHOWN].agg(["mean", "std"]).rename({"mean": f"mean of {len(table)}", "std": "st. dev."}),
         others[SHOWN].agg(["mean"]).rename({"mean": "mean without\u00a0*"}),
     ]).rename_axis("class").reset_index()
-    return pd.concat([marked[["class", *SHOWN]], below], ignore_index=True).style.format(
-        "{:.1%}", subset=SHOWN, na_rep="").hide(axis="index")
+    rows = pd.concat([marked[["class", *SHOWN]], below], ignore_index=True).rename(columns={"class": heading})
+    summary = pd.IndexSlice[len(table):, :]
+    return neat(rows.style.format("{:.1%}", subset=SHOWN, na_rep="").set_properties(
+        subset=summary, **{"font-weight": "600"}))
 
 
 def results_first(trials: pd.DataFrame) -> list[str]:
@@ -139,7 +155,7 @@ def _method(parameters: Mapping[str, Any]) -> str:
     """What the table calls it: settings that `transfer` varies within a method are a part of the name."""
     method = parameters["method"]
     if method == "standard" and parameters["lr_s3_hidden_layer"] == 0:
-        return "head only"
+        return "frozen body"
     if method == "standard" and parameters["epochs_s3"] > 15:
         return f"standard, {parameters['epochs_s3']} epochs"
     return f"remos {parameters['prune_threshold']:.0%}" if method == "remos" else method
@@ -162,9 +178,9 @@ def _mean(mean: float, spread: float) -> str:
 def shipped() -> tuple[pd.DataFrame, pd.DataFrame]:
     """(A row a model that ship.ipynb has taken, its timings: a row an engine and batch), in order of the models.
 
-    Models: model (name, with its problem), structure, epochs and kept (of the search), original, crossfit, masked and
-    compacted (accuracies), weights and multiply-adds (shares that are left), masks (bytes), 1/masks (of the source's
-    file), difference. Timings: model, structure, engine, images, and `masked, faster` and `compacted, faster`.
+    Models: model (name, with its problem), structure, epochs, alpha and kept (of the search), original, crossfit,
+    masked and compacted (accuracies), weights and multiply-adds (shares that are left), masks (bytes), 1/masks (of the
+    source's file), difference. Timings: model, structure, engine, images, and `masked, faster` and `compacted, faster`.
     """
     by_masks = {r.sha256["masks"]: r for r in everything("direct_*")}
     found = [(by_masks[r.sha256["masks of the record"]], r) for r in of_preset("ship", "ship")]
@@ -174,7 +190,8 @@ def shipped() -> tuple[pd.DataFrame, pd.DataFrame]:
         results, of = record.results, {"model": record.task, "structure": direct.parameters.get("structure", 0.0)}
         accuracy, size, left = results["accuracy"], results["bytes"], results["compacted"]
         models.append(of | {
-            "epochs": direct.parameters["epochs"], "kept": direct.results["kept_fraction"]["crossfit"],
+            "epochs": direct.parameters["epochs"], "alpha": direct.parameters["alpha"],
+            "kept": direct.results["kept_fraction"]["crossfit"],
             "original": accuracy["original_all"], "crossfit": direct.results["accuracy"]["crossfit"],
             "masked": accuracy["masked"], "compacted": accuracy["compacted"],
             "weights": left["weights"] / results["original"]["weights"],
@@ -194,19 +211,19 @@ def targets(results: Mapping[str, Any], kind: str) -> list[tuple[str, str, str]]
     """(What, target, measured) of a speed record's results: ratios; what the other kind of device answers says so."""
     steps, many = results["steps"], results["growth"]["problems"][-1]
     rows, unmeasured = [], "not measured"
-    for model, target in (("resnet20", 3.0), ("vgg16_bn", 2.5)):
+    for model, name, target in (("resnet20", "ResNet20", 3.0), ("vgg16_bn", "VGG16", 2.5)):
         step = steps[f"{model}, batch 64"]
-        rows += [(f"{model}: step, against published", f">= {target}",
+        rows += [(f"{name}: a step, times as fast as published", f"≥ {target}",
                   f"{step['speedup']:.2f}" if kind == "cpu" else unmeasured),
-                 (f"{model}: step, over plain training", "<= 8%",
+                 (f"{name}: a step, more time than plain training", "≤ 8%",
                   f"{step['overhead']:+.1%}" if kind == "cpu" else unmeasured)]
     single = steps["resnet20, batch 64"]["speedup"]
-    return [*rows, ("resnet20: to 12% kept at no loss", ">= 10", time_to_mask()),
-            ("resnet20: whole search, against published", "",
+    return [*rows, ("ResNet20: to 12% kept at no loss, times as fast as published", "≥ 10", time_to_mask()),
+            ("ResNet20: the whole search, times as fast as published", "",
              f"{whole_search(results):.0f}" if kind == "cpu" else unmeasured),
-            ("resnet20: step, against published, CUDA", ">= 20",
+            ("ResNet20: a step, times as fast as published, CUDA", "≥ 20",
              f"{single:.2f}" if kind == "cuda" else unmeasured),
-            (f"{many['problems']} problems together, against one by one, CUDA", ">= 5",
+            (f"{many['problems']} problems together, times as fast as one by one, CUDA", "≥ 5",
              f"{many['one by one'] / many['together']:.2f}" if kind == "cuda" else unmeasured)]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 class Flops(NamedTuple):
     """Multiply-adds of one call, fvcore's counting: one multiply-add is one."""
 
-    dense: int
+    dense: int  #: all of them
     sparse: float  #: each layer's dense count times the share of its weights that are not zero
     by_layer: dict[str, tuple[int, float]]  #: name of each layer or projection with a weight -> (dense, sparse)
     uncounted: dict[str, int]  #: operators that fvcore has no count for -> how often they occur

@@ -30,7 +30,7 @@ def course(ax: Axes, history: pd.DataFrame, originals: Mapping[str, float], pick
     `picks` maps labels to the epochs that were chosen.
     """
     ax.plot(history["kept"], history["accuracy"], "-", color=SEAM, alpha=0.35)
-    points = ax.scatter(history["kept"], history["accuracy"], c=history.index, cmap="viridis", s=28, zorder=3)
+    points = ax.scatter(history["kept"], history["accuracy"], c=history.index + 1, cmap="viridis", s=28, zorder=3)
     ax.figure.colorbar(points, ax=ax, label="epoch", ticks=MaxNLocator(6, integer=True))
     for (label, accuracy), dashes in zip(originals.items(), ("--", ":", "-."), strict=False):
         ax.axhline(accuracy, color=ORIGINAL, linestyle=dashes, label=label)
@@ -51,7 +51,8 @@ def courses(ax: Axes, histories: Mapping[str, pd.DataFrame], original: float) ->
     """Accuracy against kept fraction of several searches; columns as in `course`, `original` in [0, 1] as a line."""
     for (label, history), colour, marker in zip(histories.items(), sns.color_palette("colorblind"), "o^sDv",
                                                 strict=False):
-        ax.plot(history["kept"], history["accuracy"], "-" + marker, color=colour, alpha=0.6, markersize=4, label=label)
+        ax.plot(history["kept"], history["accuracy"], "-" + marker, color=colour, alpha=min(1, 60 / len(history)),
+                markersize=4, label=label, zorder=2 + 1 / len(history))  # a short course on top of a long one
     ax.axhline(original, color=ORIGINAL, linestyle="--", label="original, all outputs")
     ax.set_xscale("log")
     _percent(ax, "x", "weights kept")

@@ -22,9 +22,9 @@ _load = functools.lru_cache(1)(data.load)  # many records of one data set: read 
 class Restored(NamedTuple):
     """What a direct-reuse record is about; all on the CPU."""
 
-    source: data.Source
+    source: data.Source  #: the data set
     model: nn.Module  #: the untouched source model
-    task: tasks.Task
+    task: tasks.Task  #: the target problem
     found: Reengineered  #: its picks, without history
 
 
@@ -34,8 +34,8 @@ class RestoredStudent(NamedTuple):
     source: data.Source  #: the target's data set
     model: nn.Module  #: the untouched source model, with its own outputs
     body: nn.Module  #: the same without its output layer: what attacks are crafted on
-    problem: tasks.Transfer
-    student: nn.Module
+    problem: tasks.Transfer  #: the target's images
+    student: nn.Module  #: the fine-tuned model
 
 
 def source_model(record: Record, root: Path | str) -> tuple[data.Source, nn.Module]:
