@@ -1,4 +1,4 @@
-"""What each executed page says about running it: where its notebook is, and where it opens without an installation."""
+"""An executed notebook as a page: it says where it can be run, and its injected parameters are folded."""
 
 from __future__ import annotations
 
@@ -42,6 +42,10 @@ def text(path: str, place: tuple[str, str] | None) -> str:
 def invite(page: Path, path: str, root: Path) -> None:
     """Put the note below the title of the executed notebook `page`, which is `path` in the clone at `root`."""
     notebook = nbformat.read(page, 4)
+    for cell in notebook.cells:  # they repeat the cell above, for the most part
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata["tags"].append("hide-input")
+            cell.metadata["mystnb"] = {"code_prompt_show": "Show the parameters of this run"}
     cell = nbformat.v4.new_markdown_cell(text(path, published(root)))
     cell["id"] = "invitation"
     notebook.cells.insert(1, cell)

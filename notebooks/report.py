@@ -63,6 +63,20 @@ def rows(name: str, notebook: str, names: dict[str, str] | None = None) -> pd.Da
     return table
 
 
+def seeded(of: str, notebook: str) -> dict[str, list[records.Record]]:
+    """Task -> its records with several seeds: those of preset `seeds`, and the one of preset `of`; by seed."""
+    more = of_preset("seeds", notebook)
+    tasks = sorted({r.task for r in more})
+    found = [*of_preset(of, notebook), *more]
+    return {task: sorted((r for r in found if r.task == task), key=lambda r: r.seed) for task in tasks}
+
+
+def between_seeds(groups: Mapping[str, Iterable[records.Record]], quantity: str) -> float:
+    """Standard deviation of a crossfit quantity between the seeds of a problem; root mean square over the problems."""
+    values = [[r.results[quantity]["crossfit"] for r in group] for group in groups.values()]
+    return statistics.fmean(statistics.variance(v) for v in values) ** 0.5 if values else float("nan")
+
+
 def number(record: records.Record) -> int:
     """That of the record's problem: 3 for binary3; 0 where it has none."""
     return int("".join(filter(str.isdigit, record.task)) or 0)

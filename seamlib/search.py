@@ -47,7 +47,7 @@ class Search:
     epochs: int = 300  #: passes over the training batches, >= 1
     batch_size: int = 64  #: images a step, >= 1; for whoever makes the batches
     head_only_every: int = 5  #: every n-th epoch, the first included, trains the head alone; 0: never
-    target_accuracy: float | None = None  #: in [0, 1]; None: what the original reaches on the images that choose
+    target_accuracy: float | None = None  #: in [0, 1], of every series; None: that of `reengineer`'s `targets`
     margin: float = 0.0  #: standard errors above the original that the automatic target asks for under crossfit
     max_removed: float | None = None  #: in [0, 1]; stop at, and take, the first epoch that removed this share
     patience: int = 0  #: epochs below the target before the search gives up, see `waited` (not crossfit); 0: never

@@ -1,5 +1,6 @@
 """The committed results, and the check that the build of the book ends with."""
 
+import itertools
 import json
 import re
 import shlex
@@ -18,6 +19,7 @@ import torch
 import yaml
 from check import notebook_faults, page_faults
 from conftest import ROOT, SHARED
+from PIL import Image
 
 from seamlib import masks, records, search
 
@@ -178,6 +180,25 @@ def test_the_readmes_example_removes_weights_and_hands_the_model_on(tmp_path, mo
     assert names["found"].history[-1]["kept"] < 0.99
     assert names["small"](torch.rand(1, 3, 64, 64)).shape == (1, 2)
     assert {p.name for p in tmp_path.iterdir()} == {"masks.safetensors", "mine.onnx"}
+
+
+def test_the_books_example_runs_on_photos_of_any_size(tmp_path, monkeypatch, capsys):
+    code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / "book/own.md").read_text(), re.DOTALL))
+    for part, folder, darker in itertools.product(("train", "test"), ("0_other", "1_shepherd"), range(4)):
+        place = tmp_path / "photos" / part / folder
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(darker).integers(0, 256, (70 + darker, 90, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"{darker}.jpg")
+    for old, new in (('weights="DEFAULT"', "weights=None"), ("epochs=20", "epochs=1"), ("Resize(256)", "Resize(64)"),
+                     ("CenterCrop(224)", "CenterCrop(64)")):
+        assert old in code
+        code = code.replace(old, new)
+    names: dict = {}
+    monkeypatch.chdir(tmp_path)
+    exec(code, names)
+    assert names["found"].picks.keys() == {"a", "b", "paper"}
+    assert names["small"](torch.rand(1, 3, 64, 64)).shape == (1, 2)
+    assert "right with 100.0% of the weights" in capsys.readouterr().out
 
 
 def test_the_reference_has_all_that_the_package_exports():

@@ -47,12 +47,13 @@ def test_a_page_without_an_address_says_how_it_is_run_here():
     assert "http" not in note
 
 
-def test_the_note_stands_below_the_title(tmp_path):
+def test_the_note_stands_below_the_title_and_injected_parameters_are_folded(tmp_path):
     page = tmp_path / "page.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A title"),
-                                                   nbformat.v4.new_code_cell("1", execution_count=1)]), page)
+    injected = nbformat.v4.new_code_cell("epochs = 1", execution_count=1, metadata={"tags": ["injected-parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A title"), injected]), page)
     invitation.invite(page, "book/pages/page.ipynb", tmp_path)
     found = nbformat.read(page, 4)
     nbformat.validate(found)
     assert [c.source.splitlines()[0] for c in found.cells] == [
-        "# A title", "::::{admonition} Run this page yourself", "1"]
+        "# A title", "::::{admonition} Run this page yourself", "epochs = 1"]
+    assert "hide-input" in found.cells[2].metadata["tags"]
