@@ -22,7 +22,7 @@ def test_course_shows_every_epoch_and_rings_the_chosen(ax):
     assert figures.course(ax, HISTORY, {"original": 0.9}, {"a": 1, "b": 1, "paper": 2}) is ax
     assert ax.collections[0].get_offsets().tolist() == [[1.0, 0.9], [0.5, 0.8], [0.25, 0.85]]
     labels = [t.get_text() for t in ax.get_legend().get_texts()]
-    assert labels == ["original", "chosen by a and b", "chosen by paper"]
+    assert labels == ["original", "chosen on a and b", "chosen on paper"]
 
 
 def test_courses_draw_a_line_a_search(ax):
@@ -33,6 +33,30 @@ def test_courses_draw_a_line_a_search(ax):
 def test_front_has_a_point_a_search(ax):
     figures.front(ax, HISTORY, original=0.9)
     assert ax.lines[0].get_xdata().tolist() == [1.0, 0.5, 0.25]
+
+
+def test_claims_has_a_point_a_problem_their_means_and_the_papers(ax):
+    problems = pd.DataFrame({"of": ["few", "few", "many"], "kept": [0.1, 0.3, 0.05], "gain": [-1.0, 1.0, 8.0]})
+    figures.claims(ax, problems, paper=(0.1, 5.0))
+    few, mean, many, _, paper, _ = ax.lines
+    assert few.get_xydata().tolist() == [[0.1, -1.0], [0.3, 1.0]]
+    assert mean.get_xydata().tolist() == [[pytest.approx(0.2), 0.0]]
+    assert many.get_xydata().tolist() == [[0.05, 8.0]]
+    assert paper.get_xydata().tolist() == [[0.1, 5.0]]
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert labels == ["few (mean of 2)", "many (mean of 1)", "SeaM, mean of all its models"]
+
+
+def test_by_engine_has_two_bars_a_model_in_the_panel_of_each_engine():
+    fig, axes = plt.subplots(1, 2, sharey=True)
+    times = pd.DataFrame({"engine": ["torch", "torch", "onnxruntime"], "model": ["a", "b", "b"],
+                          "masked, faster": [1.0, 1.1, 0.9], "compacted, faster": [2.0, 2.1, 3.0]})
+    left, right = figures.by_engine(axes, times)
+    assert [bar.get_width() for bar in left.patches] == [1.0, 1.1, 2.0, 2.1]
+    assert [(bar.get_y() + 0.2, bar.get_width()) for bar in right.patches] == [
+        (pytest.approx(0.8), 0.9), (pytest.approx(1.2), 3.0)]  # model b is the second row there as well
+    assert [t.get_text() for t in left.get_yticklabels()] == ["a", "b"]
+    plt.close(fig)
 
 
 def test_kept_by_layer_has_a_bar_a_layer(ax):
