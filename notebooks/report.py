@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -94,10 +95,10 @@ def linked(stem: str, text: str) -> str:
 
 
 def sources(found: Iterable[records.Record]) -> HTML:
-    """The records that a page is made of, each a link, folded."""
-    names = [linked(r.stem, r.stem) for r in found]
-    lines = "".join(f"<li>{name}</li>" for name in names)
-    return HTML(f"<details><summary>{len(names)} record{'s' * (len(names) > 1)}</summary><ul>{lines}</ul></details>")
+    """The records that a page is made of, folded: each a link, and the command that makes it again."""
+    lines = [f"<li>{linked(r.stem, r.stem)}<br><code>{html.escape(run.command(r))}</code></li>" for r in found]
+    count = f"{len(lines)} record{'s' * (len(lines) > 1)}"
+    return HTML(f"<details><summary>{count}</summary><ul>{''.join(lines)}</ul></details>")
 
 
 def reached(record: records.Record) -> int:

@@ -1,5 +1,6 @@
 """The committed results, and the check that the build of the book ends with."""
 
+import html
 import itertools
 import json
 import re
@@ -217,7 +218,8 @@ def test_the_records_of_a_page_are_those_of_its_presets_each_once_and_linked():
     assert len(found) == len({r.stem for r in found})
     assert {r.experiment for r in found} == {"direct_binary", "direct_multiclass", "retrain"}
     text = report.sources(found).data
-    assert all(f"<li>{report.linked(r.stem, r.stem)}</li>" in text for r in found)
+    for r in found:
+        assert f"<li>{report.linked(r.stem, r.stem)}<br><code>{html.escape(run.command(r))}</code></li>" in text
     assert f"<summary>{len(found)} records</summary>" in text
 
 
