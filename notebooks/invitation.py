@@ -26,7 +26,7 @@ def published(root: Path) -> tuple[str, str] | None:
 
 def text(path: str, place: tuple[str, str] | None) -> str:
     """The note for the notebook at `path` in the repository at `place`, as `published` says it, in MyST."""
-    lines = ["::::{admonition} Run this page yourself", ":class: dropdown, invitation",
+    lines = ["::::{admonition} Run this page yourself", ":class: dropdown",
              f"It is the notebook `{path}`. In a clone, inside the environment ({{doc}}`/run`):", "",
              "```sh", f"jupyter lab {path}", "```"]
     if place:

@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
+import pandas as pd
 import papermill
 import pytest
 import report
@@ -221,6 +223,31 @@ def test_the_records_of_a_page_are_those_of_its_presets_each_once_and_linked():
     for r in found:
         assert f"<li>{report.linked(r.stem, r.stem)}<br><code>{html.escape(run.command(r))}</code></li>" in text
     assert f"<summary>{len(found)} records</summary>" in text
+
+
+def test_repeated_searches_have_three_seeds_and_their_spread_is_within_a_problem():
+    binary, superclasses = report.seeded("cifar10", "direct_binary"), report.seeded("cifar100", "direct_multiclass")
+    assert [[r.seed for r in group] for group in (*binary.values(), *superclasses.values())] == 8 * [[0, 1, 2]]
+    assert list(binary) == ["binary2", "binary3", "binary4"]
+
+    def record(kept):
+        return SimpleNamespace(results={"kept_fraction": {"crossfit": kept}})
+    groups = {"a": [record(0.1), record(0.3)], "b": [record(0.7), record(0.7)]}  # variances 0.02 and 0
+    assert report.between_seeds(groups, "kept_fraction") == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("a", "b", "n"), [([0.7, 0.9], [0.8, 0.7], 1), ([0.7, 0.9], [0.9, 0.8], 2), ([0.8], [0.7], 0)])
+def test_a_pick_reached_its_target_if_any_epoch_did(a, b, n):
+    results = {"target": {"a": 0.9, "b": 0.9, "paper": 0.1}, "history": {"accuracy_a": a, "accuracy_b": b}}
+    assert report.reached(SimpleNamespace(results=results)) == n
+
+
+def test_tables_of_trials_begin_with_their_results():
+    for path in RESULTS.glob("trials*.csv"):
+        table = pd.read_csv(path)
+        columns = report.results_first(table)
+        assert sorted(columns) == sorted(table)
+        assert columns.index("kept") < min(columns.index(c) for c in ("epochs", "alpha"))
 
 
 def test_the_configuration_has_no_key_that_is_silently_ignored():
