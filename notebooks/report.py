@@ -153,8 +153,8 @@ def transfer(name: str) -> pd.DataFrame:
     students = []
     for r in (found[key] for stage in run.cells(name, {}) for _, p in stage if (key := records.key(p)) in found):
         row = {"method": _method(r.parameters), "seed": r.parameters["seed"], "removed": 1 - r.results["kept_fraction"],
-               "masked": r.results["accuracy_masked"], "regrown": r.results["regrown"],
-               "accuracy": r.results["accuracy"]}
+               "masked": r.results["accuracy_masked"], "accuracy": r.results["accuracy"],
+               "regrown": r.results["regrown"] if r.results["kept_fraction"] < 1 else None}
         for attack in ATTACKS:
             of = measured.get((r.sha256["student"], attack), {})
             row |= {f"inherited, {attack}": of.get(f"dir_{attack}"), f"noise, {attack}": of.get(f"dir_{attack}_noise"),

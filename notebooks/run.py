@@ -144,7 +144,7 @@ def execute(notebook: Path, output: Path, **how: Any) -> None:
     for attempt in reversed(range(STARTS)):
         try:
             papermill.execute_notebook(notebook, output, kernel_name="python3", cwd=ROOT, progress_bar=False,
-                                       extra_arguments=["--log-level=ERROR"], **how)
+                                       extra_arguments=["--log-level=CRITICAL"], **how)
             return
         except RuntimeError as e:
             if attempt == 0 or "before replying" not in str(e):

@@ -41,7 +41,7 @@ def course(ax: Axes, history: pd.DataFrame, originals: Mapping[str, float], pick
         ax.plot(history["kept"].iloc[epoch], history["accuracy"].iloc[epoch], marker, markersize=14, fillstyle="none",
                 color=CONTROL, markeredgewidth=2, linestyle="none", label=f"chosen on {' and '.join(labels)}")
     ax.set_xscale("log")
-    _percent(ax, "x", "weights kept")
+    _percent(ax, "x", "weights kept (logarithmic scale)")
     _percent(ax, "y", "test accuracy")
     above(ax)
     return ax
@@ -55,7 +55,7 @@ def courses(ax: Axes, histories: Mapping[str, pd.DataFrame], original: float) ->
                 markersize=4, label=label, zorder=2 + 1 / len(history))  # a short course on top of a long one
     ax.axhline(original, color=ORIGINAL, linestyle="--", label="original, all outputs")
     ax.set_xscale("log")
-    _percent(ax, "x", "weights kept")
+    _percent(ax, "x", "weights kept (logarithmic scale)")
     _percent(ax, "y", "test accuracy")
     above(ax)
     return ax
@@ -252,8 +252,8 @@ def by_class(axes: Sequence[Axes], classes: pd.DataFrame) -> Sequence[Axes]:
     left, right = axes
     rows = np.arange(len(classes))
     left.hlines(rows, classes["original"], classes["re-engineered"], color=ORIGINAL, alpha=0.5)
-    for column, marker, colour in (("original", "|", ORIGINAL), ("restricted", "x", ORIGINAL),
-                                   ("head only", "^", CONTROL), ("re-engineered", "o", SEAM)):
+    for column, marker, colour in (("original", "|", "black"), ("head only", "^", CONTROL),
+                                   ("re-engineered", "o", SEAM), ("restricted", "x", "black")):  # the control on top
         left.plot(classes[column], rows, marker, color=colour, label=column, markersize=8)
     left.set_yticks(rows, classes["class"])
     left.invert_yaxis()
@@ -286,7 +286,7 @@ def wanted(ax: Axes, found: Sequence[float], chance: Sequence[float]) -> Axes:
     ax.bar(numbers, found, color=SEAM, label="found")
     ax.plot(numbers, chance, "o", color=CONTROL, label="by chance")
     ax.set_yscale("log")
-    ax.set_ylim(1e-4, 1)
+    ax.set_ylim(1e-5, 1)
     ax.set_xticks(list(numbers))
     ax.set_xlabel("problems that keep a weight")
     ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
@@ -316,7 +316,7 @@ def _percent(ax: Axes, which: str, label: str) -> None:
     axis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
     if axis.get_scale() == "log":
         low, high = axis.get_view_interval()
-        axis.set_major_locator(MaxNLocator(5) if high < 4 * low else LogLocator(subs=(1, 2, 5)))
+        axis.set_major_locator(MaxNLocator(5) if high < 4 * low else LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
         axis.set_minor_formatter(NullFormatter())
     getattr(ax, f"set_{which}label")(label)
 
