@@ -116,7 +116,7 @@ def test_a_page_that_fails_is_named_and_the_others_are_executed(monkeypatch, tmp
     monkeypatch.setenv("OMP_NUM_THREADS", "7")  # so that it is put back afterwards
     assert run.main(["pages", "--jobs", "2"]) == 1
     assert capsys.readouterr().err.startswith("book/pages/bad.ipynb: failed at cell 1\nZeroDivisionError")
-    (cell,) = nbformat.read(tmp_path / "book/runs/good.ipynb", 4).cells
+    cell, _ = nbformat.read(tmp_path / "book/runs/good.ipynb", 4).cells
     assert cell.outputs[0]["data"]["text/plain"] == "'1'"
 
 
