@@ -40,7 +40,10 @@ def text(path: str, place: tuple[str, str] | None) -> str:
 
 
 def invite(page: Path, path: str, root: Path) -> None:
-    """Put the note below the title of the executed notebook `page`, which is `path` in the clone at `root`."""
+    """Put the note below the title of the executed notebook `page`, which is `path` in the clone at `root`.
+
+    The parameters that were injected into it are folded.
+    """
     notebook = nbformat.read(page, 4)
     for cell in notebook.cells:  # they repeat the cell above, for the most part
         if "injected-parameters" in cell.metadata.get("tags", []):

@@ -78,6 +78,14 @@ def between_seeds(groups: Mapping[str, Iterable[records.Record]], quantity: str)
     return statistics.fmean(statistics.variance(v) for v in values) ** 0.5 if values else float("nan")
 
 
+def repeated(of: str, notebook: str) -> dict[str, float]:
+    """What the text says of repeated searches: how many problems, of at least how many seeds; the spread, in points."""
+    groups = seeded(of, notebook)
+    return {"seeded": len(groups), "seeds": min(map(len, groups.values()), default=0),
+            "between-seeds-kept": 100 * between_seeds(groups, "kept_fraction"),
+            "between-seeds-accuracy": 100 * between_seeds(groups, "accuracy")}
+
+
 def number(record: records.Record) -> int:
     """That of the record's problem: 3 for binary3; 0 where it has none."""
     return int("".join(filter(str.isdigit, record.task)) or 0)
@@ -97,14 +105,24 @@ def linked(stem: str, text: str) -> str:
 def sources(found: Iterable[records.Record]) -> HTML:
     """The records that a page is made of, folded: each a link, and the command that makes it again."""
     lines = [f"<li>{linked(r.stem, r.stem)}<br><code>{html.escape(run.command(r))}</code></li>" for r in found]
-    count = f"{len(lines)} record{'s' * (len(lines) > 1)}"
-    return HTML(f"<details><summary>{count}</summary><ul>{''.join(lines)}</ul></details>")
+    return HTML(folded("", len(lines), f"<ul>{''.join(lines)}</ul>"))
+
+
+def folded(what: str, n: int, inside: str) -> str:
+    """HTML that is shown when its line, `what` and that it is n records, is clicked; `inside` is HTML, `what` text."""
+    return f"<details><summary>{html.escape(what)}{n} record{'s' * (n > 1)}</summary>{inside}</details>"
 
 
 def reached(record: records.Record) -> int:
     """How many of the two crossfit picks of a search (0 to 2) have an epoch that reached the target accuracy."""
     target, history = record.results["target"], record.results["history"]
     return sum(max(history[f"accuracy_{half}"]) >= target[half] for half in "ab")
+
+
+def picks(found: Iterable[records.Record]) -> dict[str, int]:
+    """How many crossfit picks these searches made, two each, and how many of them had no epoch at the target."""
+    counts = [reached(r) for r in found]
+    return {"picks": 2 * len(counts), "unreached": 2 * len(counts) - sum(counts)}
 
 
 def neat(table: pd.io.formats.style.Styler) -> pd.io.formats.style.Styler:

@@ -240,6 +240,7 @@ def test_repeated_searches_have_three_seeds_and_their_spread_is_within_a_problem
 def test_a_pick_reached_its_target_if_any_epoch_did(a, b, n):
     results = {"target": {"a": 0.9, "b": 0.9, "paper": 0.1}, "history": {"accuracy_a": a, "accuracy_b": b}}
     assert report.reached(SimpleNamespace(results=results)) == n
+    assert report.picks([SimpleNamespace(results=results)]) == {"picks": 2, "unreached": 2 - n}
 
 
 def test_tables_of_trials_begin_with_their_results():
