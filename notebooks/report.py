@@ -12,7 +12,7 @@ import run
 from IPython.display import HTML
 
 from seamlib import masks, records
-from seamlib.robustness import ATTACKS
+from seamlib.reuse.defects import ATTACKS
 
 COLUMNS = {
     "class": "task", "setting": "parameters.schedule", "epochs": "parameters.epochs",

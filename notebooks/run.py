@@ -31,7 +31,8 @@ import invitation
 import papermill
 import yaml
 
-from seamlib import models, records, runtime
+from seamlib import models, records
+from seamlib.records import runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT = "runs/report"  # what `make report` computes for the book, each time anew

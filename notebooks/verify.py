@@ -6,9 +6,12 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-from seamlib import cost, data, evaluate, masks, models, records, robustness, tasks
-from seamlib.compaction import BLOCK, compact
+from seamlib import evaluate, masks, models, records
+from seamlib.problems import data, tasks
 from seamlib.restore import restore, restore_student, source_model
+from seamlib.reuse import defects
+from seamlib.ship import cost
+from seamlib.structure.compaction import BLOCK, compact
 
 TOLERANCE = 0.0005 + 1e-9  # 0.05 points: another machine may round the last bit of a logit otherwise
 ATTACKED = 0.001 + 1e-9  # 0.1 points: an attack takes forty steps, each of the sign of a rounded gradient
@@ -79,10 +82,10 @@ def _defects(record: records.Record, results: Path, root: Path) -> Numbers:
     of = _found(results, "indirect_reuse", "student", record.sha256["student"])
     restored = restore_student(of, results / f"{of.stem}.safetensors", root)
     p, size = record.parameters, models.SIZES.get(of.parameters["model"], 0)
-    attack = robustness.attack(p["attack"], p["iterations"], p["eps"] or None)
+    attack = defects.attack(p["attack"], p["iterations"], p["eps"] or None)
     test = data.batches(data.spread(restored.problem.test, record.results["n"]), 256, size=size)
-    adversarial = robustness.crafted(restored.body, test, attack, p["seed"], root / p["runs"] / "adversarial")
-    found = robustness.inheritance(restored.student, test, adversarial)
+    adversarial = defects.crafted(restored.body, test, attack, p["seed"], root / p["runs"] / "adversarial")
+    found = defects.inheritance(restored.student, test, adversarial)
     stated, numbers = record.results, {"accuracy": (record.results["accuracy"], found.accuracy, TOLERANCE)}
     if found.rate is not None:
         numbers[f"dir_{p['attack']}"] = (stated[f"dir_{p['attack']}"], found.rate, ATTACKED)

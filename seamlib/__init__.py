@@ -1,15 +1,20 @@
-"""seamlib: re-engineer a trained classifier for a smaller problem (SeaM, ICSE 2023)."""
+"""seamlib: re-engineer a trained classifier for a smaller problem (SeaM, ICSE 2023).
 
-from . import records as records, runtime as runtime
-from .artefact import import_seam as import_seam
-from .compaction import Compacted as Compacted, compact as compact
-from .cost import Flops as Flops, flops as flops, weights as weights
-from .data import Batches as Batches, Source as Source, Split as Split, batches as batches, load as load
+- `masks`: which weights of a model are kept
+- `search`: which weights a smaller problem needs: `reengineer`, `Search`
+- `structure`: what zeros leave dead is taken out: `compact`
+- `problems`: which images, and which labels
+- `models`: source models and where their weights come from
+- `reuse`: fine-tuning, and inherited defects
+- `ship`: weights, multiply-adds, latency, ONNX files
+- `records`: what ran, on what, with what result
+- `evaluate`: accuracy, and what the untouched original reaches
+- `restore`: models back from their records
+- `figures`: (axes, table) -> axes
+"""
+
+from . import records as records
 from .evaluate import accuracy as accuracy, one_vs_rest as one_vs_rest, restrict as restrict
-from .export import export_onnx as export_onnx
-from .finetune import Training as Training, finetune as finetune
-from .indirect import Reuse as Reuse, Reused as Reused, reuse as reuse
-from .many import reengineer_many as reengineer_many
 from .masks import (
     apply_masks as apply_masks,
     binarize as binarize,
@@ -20,6 +25,23 @@ from .masks import (
     save_masks as save_masks,
 )
 from .models import build as build, new_head as new_head, pretrained as pretrained, split as split, student as student
+from .problems import (
+    Batches as Batches,
+    Source as Source,
+    Split as Split,
+    Task as Task,
+    Transfer as Transfer,
+    batches as batches,
+    binary as binary,
+    load as load,
+    multiclass as multiclass,
+    originals as originals,
+    problem as problem,
+    superclass as superclass,
+    target_accuracies as target_accuracies,
+    transfer as transfer,
+)
+from .records import runtime as runtime
 from .restore import (
     Restored as Restored,
     RestoredStudent as RestoredStudent,
@@ -27,14 +49,19 @@ from .restore import (
     restore_student as restore_student,
     save_student as save_student,
 )
-from .robustness import (
+from .reuse import (
     Attack as Attack,
     Inherited as Inherited,
+    Reuse as Reuse,
+    Reused as Reused,
+    Training as Training,
     attack as attack,
     craft as craft,
     crafted as crafted,
+    finetune as finetune,
     inheritance as inheritance,
     pgd as pgd,
+    reuse as reuse,
     white_box as white_box,
 )
 from .search import (
@@ -44,16 +71,15 @@ from .search import (
     crossfit as crossfit,
     pick as pick,
     reengineer as reengineer,
+    reengineer_many as reengineer_many,
 )
-from .tasks import (
-    Task as Task,
-    Transfer as Transfer,
-    binary as binary,
-    multiclass as multiclass,
-    originals as originals,
-    problem as problem,
-    superclass as superclass,
-    target_accuracies as target_accuracies,
-    transfer as transfer,
+from .ship import (
+    Flops as Flops,
+    Latency as Latency,
+    export_onnx as export_onnx,
+    flops as flops,
+    import_seam as import_seam,
+    latency as latency,
+    weights as weights,
 )
-from .timing import Latency as Latency, latency as latency
+from .structure import Compacted as Compacted, compact as compact

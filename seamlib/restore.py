@@ -11,9 +11,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from . import data, masks, models, runtime, tasks
-from .records import Record
-from .search import Pick, Reengineered
+from . import models
+from .masks.file import load_masks
+from .problems import data, tasks
+from .records import runtime
+from .records.records import Record
+from .search.loop import Pick, Reengineered
 
 CHOICES = ("target_class", "target_superclass_idx", "classes", "n_classes", "seed", "shots")  # they make the problem
 _load = functools.lru_cache(1)(data.load)  # many records of one data set: read it once
@@ -68,7 +71,7 @@ def restore(record: Record, mask_file: Path | str, root: Path | str) -> Restored
     """
     source, model = source_model(record, root)
     task = tasks.problem(source, **{k: v for k, v in record.parameters.items() if k in CHOICES})
-    stored = masks.load_masks(mask_file, model)
+    stored = load_masks(mask_file, model)
     if stored.digest != record.sha256["masks"]:
         raise ValueError(f"{mask_file} holds masks {stored.digest[:12]}..., the record was made with "
                          f"{record.sha256['masks'][:12]}...")

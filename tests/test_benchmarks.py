@@ -10,8 +10,9 @@ import torch
 from published import Images, Published
 from torch import nn
 
-from seamlib import data, records
+from seamlib import records
 from seamlib.masks import binarize, kept_fraction
+from seamlib.problems import data
 from seamlib.search import Search, reengineer
 
 

@@ -5,47 +5,81 @@ import ast
 import pytest
 from conftest import ROOT
 
-MAY_USE = {
-    "runtime": set(), "stream": set(), "cache": {"runtime"}, "layouts": {"stream"}, "remos": {"evaluate", "masks"},
-    "superclasses": set(), "masks": {"runtime"}, "fold": set(), "lowering": set(), "capture": set(),
-    "overlap": set(), "compaction": {"evaluate", "fold"}, "structure": {"compaction"},
-    "data": {"runtime", "stream", "superclasses", "layouts"}, "models": {"runtime"}, "evaluate": {"runtime"},
-    "cost": {"runtime"}, "timing": {"runtime"}, "export": {"runtime"}, "records": {"runtime"}, "figures": set(),
-    "search": {"runtime", "cache", "capture", "masks", "models", "evaluate", "fold", "lowering", "structure"},
-    "finetune": {"runtime", "evaluate", "cache"},
-    "artefact": {"masks", "models", "search"}, "many": {"runtime", "masks", "evaluate", "search", "structure"},
-    "tasks": {"runtime", "data", "evaluate", "superclasses"},
-    "robustness": {"runtime", "cache", "evaluate"},
-    "indirect": {"runtime", "cache", "data", "stream", "finetune", "models", "remos", "search", "masks", "tasks"},
-    "compare": {"runtime", "evaluate", "export", "timing"},
-    "restore": {"runtime", "data", "masks", "models", "tasks", "search", "records"},
+ROOMS = {  # its files, from the ground up: each knows those before it; and the rooms that it knows
+    "records": (["runtime", "records", "cache"], set()),
+    "evaluate": ([], {"records"}),
+    "figures": (["style", "searches", "costs", "students"], set()),
+    "models": ([], {"records"}),
+    "masks": (["masks", "file", "overlap"], {"records"}),
+    "structure": (["fold", "nodes", "channels", "compaction", "gates"], {"evaluate"}),
+    "problems": (["superclasses", "stream", "layouts", "data", "tasks"], {"records", "evaluate"}),
+    "search": (["settings", "found", "log", "checkpoint", "capture", "lowering", "loop", "many"],
+               {"masks", "structure", "models", "records", "evaluate"}),
+    "reuse": (["finetune", "remos", "defects", "indirect"],
+              {"search", "problems", "masks", "models", "records", "evaluate"}),
+    "ship": (["cost", "timing", "export", "compare", "import_seam"],
+             {"search", "masks", "models", "records", "evaluate"}),
+    "restore": ([], {"search", "problems", "masks", "models", "records"}),
 }
-WITHOUT_TORCH = {"records", "figures"}
+LIBRARY = ROOT / "seamlib"
+FILES = sorted(p.relative_to(LIBRARY).with_suffix("").as_posix() for p in LIBRARY.rglob("*.py"))
+WITHOUT_TORCH = ("records/records", "figures/")
 
 
-def imports(path):
-    found = set()
+def imports(name):
+    """(Files and rooms of the library that file `name` imports, as paths in it; other packages)."""
+    path, inside, outside = LIBRARY / f"{name}.py", set(), set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {a.name.partition(".")[0] for a in node.names}
+            outside |= {a.name.partition(".")[0] for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            outside.add((node.module or "").partition(".")[0])
         elif isinstance(node, ast.ImportFrom):
-            found |= {f".{node.module}"} if node.level and node.module else {
-                f".{a.name}" for a in node.names} if node.level else {(node.module or "").partition(".")[0]}
-    return found
+            start = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            files = [start / a.name for a in node.names]
+            inside |= {(f if f.with_suffix(".py").is_file() or f.is_dir() else start).relative_to(LIBRARY).as_posix()
+                       for f in files}
+    return inside, outside
 
 
-def test_every_module_is_named_here():
-    assert {p.stem for p in (ROOT / "seamlib").glob("*.py")} == MAY_USE.keys() | {"__init__"}
+def test_every_file_has_its_room_here_and_rooms_know_only_those_above_them_in_the_list():
+    listed = {f"{room}/{file}" if files else room for room, (files, _) in ROOMS.items() for file in files or [""]}
+    assert {f for f in FILES if not f.endswith("__init__")} == listed
+    for i, (room, (_, known)) in enumerate(ROOMS.items()):
+        assert known <= set(list(ROOMS)[:i]), room
 
 
-@pytest.mark.parametrize("name", sorted(MAY_USE))
-def test_a_module_knows_only_those_below_it(name):
-    used = imports(ROOT / "seamlib" / f"{name}.py")
-    assert {u.removeprefix(".") for u in used if u.startswith(".")} <= MAY_USE[name]
-    assert name not in WITHOUT_TORCH or "torch" not in used
+@pytest.mark.parametrize("name", [f for f in FILES if not f.endswith("__init__")])
+def test_a_file_knows_only_those_below_it(name):
+    inside, outside = imports(name)
+    room, _, file = name.partition("/")
+    files, rooms = ROOMS[room]
+    for used in inside:
+        other, _, part = used.partition("/")
+        if other == room:
+            assert part in files[:files.index(file)], f"{name} reaches up, or around, to {used}"
+        else:
+            assert other in rooms, f"{name} reaches to {used}: {room} may know {', '.join(sorted(rooms)) or 'nothing'}"
+            assert used in FILES, f"{name} takes from the room {used}: name the file, whose source caches go by"
+    assert not name.startswith(WITHOUT_TORCH) or "torch" not in outside
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "seamlib").glob("*.py")), ids=lambda p: p.stem)
+def test_a_room_hands_on_its_own_names_and_says_what_each_file_is_for():
+    for room, (files, _) in ROOMS.items():
+        if files:
+            inside, outside = imports(f"{room}/__init__")
+            assert {used.partition("/")[0] for used in inside} == {room}
+            assert not outside
+            said = ast.get_docstring(ast.parse((LIBRARY / room / "__init__.py").read_text()))
+            assert all(f"`{file}`" in said for file in files), room
+
+
+def test_no_file_has_outgrown_its_idea():
+    lines = {f: len((LIBRARY / f"{f}.py").read_text().splitlines()) for f in FILES}
+    assert not {f: n for f, n in lines.items() if n > 320}
+
+
+@pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda p: p.stem)
 def test_the_library_never_prints_or_reads_argv_or_environment(path):
     for node in ast.walk(ast.parse(path.read_text())):
         assert not (isinstance(node, ast.Name) and node.id in ("print", "input"))

@@ -5,7 +5,9 @@ import torch
 from conftest import SHARED
 from PIL import Image
 
-from seamlib import data, evaluate, models, runtime
+from seamlib import evaluate, models
+from seamlib.problems import data
+from seamlib.records import runtime
 
 
 @pytest.mark.parametrize(("name", "weights", "shape"), [

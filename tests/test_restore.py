@@ -6,7 +6,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from seamlib import data, evaluate, masks, models, records, runtime, search, tasks
+from seamlib import evaluate, masks, models, records, search
+from seamlib.problems import data, tasks
+from seamlib.records import runtime
 from seamlib.restore import restore
 
 

@@ -18,8 +18,8 @@ from torch.nn.utils import parametrize
 from torchvision import transforms
 
 from seamlib import masks
-from seamlib.data import PADDING, Split
 from seamlib.evaluate import Batch
+from seamlib.problems.data import PADDING, Split
 from seamlib.search import Search
 
 

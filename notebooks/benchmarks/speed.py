@@ -26,8 +26,13 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 
-from seamlib import cost, data, many, masks, models, records, runtime, search
-from seamlib.finetune import Training, finetune
+from seamlib import masks, models, records, search
+from seamlib.problems import data
+from seamlib.records import runtime
+from seamlib.reuse.finetune import Training, finetune
+from seamlib.search import many
+from seamlib.search.loop import Run as SearchRun
+from seamlib.ship import cost
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import report
@@ -67,7 +72,7 @@ def runs(model: str, batch_size: int, where: torch.device, names: tuple[str, ...
         return lambda: run.train(loader)
 
     def ours(precision: str) -> Run:
-        run = search._Run(net, head, None, dataclasses.replace(settings, precision=precision), 10**9)
+        run = SearchRun(net, head, None, dataclasses.replace(settings, precision=precision), 10**9)
         return lambda: run.train(train, head_only=False)
 
     def training(precision: str) -> Run:
@@ -189,7 +194,7 @@ def problems(count: int, where: torch.device) -> dict[str, Run]:
     net, head, split = problem("resnet20", where)
     settings = search.Search(epochs=1, head_only_every=0, precision="bf16")
     trains = [data.batches(split, settings.batch_size, where, seed=k, flip=True) for k in range(count)]
-    single = [search._Run(net, head, None, settings, 10**9) for _ in trains]
+    single = [SearchRun(net, head, None, settings, 10**9) for _ in trains]
     stack = many._Stack(net, [head] * count, None, settings, 10**9)
     return {"one by one": lambda: [run.train(t, head_only=False) for run, t in zip(single, trains, strict=True)],
             "together": lambda: stack.train(many._stacked(trains, where), head_only=False)}

@@ -1,0 +1,150 @@
+"""Figures of searches, and of the masks that they find."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from .style import CONTROL, ORIGINAL, SEAM, above, percent
+
+
+def course(ax: Axes, history: pd.DataFrame, originals: Mapping[str, float], picks: Mapping[str, int]) -> Axes:
+    """Accuracy against kept fraction over one search.
+
+    `history` has columns `kept` and `accuracy`, a row an epoch; `originals` maps labels to accuracies drawn as lines;
+    `picks` maps labels to the epochs that were chosen.
+    """
+    ax.plot(history["kept"], history["accuracy"], "-", color=SEAM, alpha=0.35)
+    points = ax.scatter(history["kept"], history["accuracy"], c=history.index + 1, cmap="viridis", s=28, zorder=3)
+    ax.figure.colorbar(points, ax=ax, label="epoch", ticks=MaxNLocator(6, integer=True))
+    for (label, accuracy), dashes in zip(originals.items(), ("--", ":", "-."), strict=False):
+        ax.axhline(accuracy, color=ORIGINAL, linestyle=dashes, label=label)
+    by_epoch: dict[int, list[str]] = {}
+    for label, epoch in picks.items():
+        by_epoch.setdefault(epoch, []).append(label)
+    for marker, (epoch, labels) in zip("osD", by_epoch.items(), strict=False):
+        ax.plot(history["kept"].iloc[epoch], history["accuracy"].iloc[epoch], marker, markersize=14, fillstyle="none",
+                color=CONTROL, markeredgewidth=2, linestyle="none", label=f"chosen on {' and '.join(labels)}")
+    ax.set_xscale("log")
+    percent(ax, "x", "weights kept (logarithmic scale)")
+    percent(ax, "y", "test accuracy")
+    above(ax)
+    return ax
+
+
+def courses(ax: Axes, histories: Mapping[str, pd.DataFrame], original: float) -> Axes:
+    """Accuracy against kept fraction of several searches; columns as in `course`, `original` in [0, 1] as a line."""
+    for (label, history), colour, marker in zip(histories.items(), sns.color_palette("colorblind"), "o^sDv",
+                                                strict=False):
+        ax.plot(history["kept"], history["accuracy"], "-" + marker, color=colour, alpha=min(1, 60 / len(history)),
+                markersize=4, label=label, zorder=2 + 1 / len(history))  # a short course on top of a long one
+    ax.axhline(original, color=ORIGINAL, linestyle="--", label="original, all outputs")
+    ax.set_xscale("log")
+    percent(ax, "x", "weights kept (logarithmic scale)")
+    percent(ax, "y", "test accuracy")
+    above(ax)
+    return ax
+
+
+def front(ax: Axes, ends: pd.DataFrame, original: float) -> Axes:
+    """Where searches ended: a row each, columns `kept` and `accuracy` in [0, 1]; `original` as a line."""
+    ax.plot(ends["kept"], ends["accuracy"], "o", color=SEAM)
+    ax.axhline(original, color=ORIGINAL, linestyle="--", label="original, all outputs")
+    percent(ax, "x", "weights kept")
+    percent(ax, "y", "test accuracy")
+    ax.legend(fontsize="small", loc="lower right")
+    return ax
+
+
+def claims(ax: Axes, problems: pd.DataFrame, paper: tuple[float, float]) -> Axes:
+    """Gain in accuracy against kept fraction: a row a problem, columns `kept` in [0, 1], `gain` in points, and `of`.
+
+    Small points are problems, large ones the means of each `of`; the star is `paper`, (kept in [0, 1], points).
+    """
+    markers = dict(zip(dict.fromkeys(problems["of"]), "os^D", strict=False))
+    for (of, marker), colour in zip(markers.items(), sns.color_palette("colorblind"), strict=False):
+        mine = problems[problems["of"] == of]
+        ax.plot(mine["kept"], mine["gain"], marker, color=colour, alpha=0.35, markersize=5)
+        ax.plot(mine["kept"].mean(), mine["gain"].mean(), marker, color=colour, markersize=11, markeredgecolor="black",
+                linestyle="none", label=f"{of} (mean of {len(mine)})")
+    ax.plot(*paper, "*", color="black", markersize=18, linestyle="none", label="SeaM, mean of all its models")
+    ax.axhline(0, color=ORIGINAL, linewidth=1)
+    ax.set_xlim(0)
+    percent(ax, "x", "weights kept")
+    ax.set_ylabel("points above the original,\nall outputs")
+    above(ax)
+    return ax
+
+
+def by_class(axes: Sequence[Axes], classes: pd.DataFrame) -> Sequence[Axes]:
+    """Two panels, a row a target class: accuracy of original and re-engineered, and the share of weights kept.
+
+    Columns: `class`; in [0, 1] `original`, `restricted`, `head only`, `re-engineered` and `kept`.
+    """
+    left, right = axes
+    rows = np.arange(len(classes))
+    left.hlines(rows, classes["original"], classes["re-engineered"], color=ORIGINAL, alpha=0.5)
+    for column, marker, colour in (("original", "|", "black"), ("head only", "^", CONTROL),
+                                   ("re-engineered", "o", SEAM), ("restricted", "x", "black")):  # the control on top
+        left.plot(classes[column], rows, marker, color=colour, label=column, markersize=8)
+    left.set_yticks(rows, classes["class"])
+    left.invert_yaxis()
+    percent(left, "x", "test accuracy")
+    above(left, columns=4)
+    right.barh(rows, classes["kept"], color=SEAM)
+    right.set_yticks(rows, [""] * len(rows))
+    right.set_ylim(left.get_ylim())
+    percent(right, "x", "weights kept")
+    return axes
+
+
+def kept_by_layer(ax: Axes, kept: pd.DataFrame) -> Axes:
+    """Share of each layer's weights that is kept; columns `layer`, `kept` in [0, 1], in the order of the model."""
+    sns.barplot(kept, x="layer", y="kept", color=SEAM, ax=ax)
+    ax.tick_params(axis="x", rotation=90)
+    percent(ax, "y", "weights kept")
+    ax.set_xlabel("")
+    return ax
+
+
+def matrix(ax: Axes, table: pd.DataFrame, label: str) -> Axes:
+    """A square a cell of shares in [0, 1], written on it where columns are ten at most; NaN stays empty.
+
+    `label`: what the colours mean.
+    """
+    few = table.shape[1] <= 10
+    sns.heatmap(table, ax=ax, cmap="cividis", annot=few, fmt=".0%", annot_kws={"fontsize": 8}, cbar_kws={
+        "label": label, "format": PercentFormatter(1, decimals=0)}, xticklabels=True, yticklabels=True)
+    ax.tick_params(labelsize=8, length=0)
+    ax.grid(visible=False)
+    ax.set(xlabel="", ylabel="")
+    return ax
+
+
+def wanted(ax: Axes, found: Sequence[float], chance: Sequence[float]) -> Axes:
+    """Shares of the weights, in [0, 1], that 0, 1, ... n problems keep: bars; dots: what chance gives (n + 1 each)."""
+    numbers = range(len(found))
+    ax.bar(numbers, found, color=SEAM, label="found")
+    ax.plot(numbers, chance, "o", color=CONTROL, label="by chance")
+    ax.set_yscale("log")
+    ax.set_ylim(1e-5, 1)
+    ax.set_xticks(list(numbers))
+    ax.set_xlabel("problems that keep a weight")
+    ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    ax.set_ylabel("share of the weights")
+    ax.legend(fontsize="small", loc="upper right")
+    return ax
+
+
+def examples(axes: Sequence[Axes], images: np.ndarray, titles: Sequence[str]) -> Sequence[Axes]:
+    """Images uint8 [n, channels, height, width], one on each of the n axes, under its title."""
+    for ax, image, title in zip(axes, images, titles, strict=True):
+        ax.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray")
+        ax.set_title(title, fontsize="small")
+        ax.set_axis_off()
+    return axes

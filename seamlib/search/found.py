@@ -1,0 +1,164 @@
+"""What a search finds: its epochs, the rule that picks one of them, and the re-engineered model."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..masks.file import load_masks, save_masks
+from ..masks.masks import Masks, apply_masks
+from ..models import new_head
+from ..records import runtime
+
+Epoch = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What one epoch left behind: copies, never the live tensors."""
+
+    epoch: int  #: -1 if it is not known
+    masks: Masks  #: boolean, by parameter name
+    head: dict[str, Tensor]  #: state_dict
+
+
+@dataclass(frozen=True)
+class Reengineered:
+    """What a search found. `picks["paper"]`, chosen on all of `val`, is the one that is delivered."""
+
+    source: nn.Module
+    new_head: nn.Module
+    history: list[Epoch]
+    picks: dict[str, Pick]
+
+    @property
+    def masks(self) -> Masks:
+        """Boolean masks of the delivered pick."""
+        return self.picks["paper"].masks
+
+    @property
+    def head(self) -> nn.Module:
+        """Head of the delivered pick, a new module in eval mode."""
+        return self._head("paper")
+
+    def module(self, pick: str = "paper") -> nn.Module:
+        """The re-engineered model as a plain module in eval mode: masked copy of the source, then the head."""
+        runtime.check_choice("pick", pick, tuple(self.picks))
+        body = apply_masks(copy.deepcopy(self.source), self.picks[pick].masks)
+        return nn.Sequential(body, self._head(pick)).eval()
+
+    def save(self, path: Path | str, *, source: str = "", classes: Sequence[str] = (),
+             preprocessing: Mapping[str, Any] | None = None) -> str:
+        """Write masks and heads to a file of at most one bit a weight (see `save_masks`); return its digest.
+
+        `source`: a name for the source model (default: its class's); its weights are named by their digest.
+        """
+        return save_masks(path, self.picks, source=source or type(self.source).__name__,
+                          weights=runtime.digest(self.source.state_dict()), classes=classes,
+                          preprocessing=preprocessing)
+
+    @classmethod
+    def load(cls, path: Path | str, source: nn.Module, head: nn.Module | None = None) -> Reengineered:
+        """What `save` wrote, for the very weights of `source`; `module()` then answers bit for bit as before.
+
+        `head`: a module of the head's architecture; default: that of `models.new_head`. History and epochs are not
+        in the file. Raises what `load_masks` raises, and ValueError for a head that does not fit.
+        """
+        stored = load_masks(path, source)
+        heads = [stored.heads[name] for name in stored.masks]
+        if head is None:
+            shapes = {tuple(t.shape) for t in heads[0].values() if t.dim() == 2}
+            if len(shapes) != 1 or set(heads[0]) != {"1.weight", "1.bias"}:
+                raise ValueError(f"{path} has a head with {', '.join(heads[0])}, which is not ReLU and Linear: give "
+                                 "a module of its architecture as head")
+            n_out, n_in = shapes.pop()
+            head = new_head(n_in, n_out).to(heads[0]["1.weight"].dtype)
+        picks = {name: Pick(-1, mask, stored.heads[name]) for name, mask in stored.masks.items()}
+        try:
+            copy.deepcopy(head).load_state_dict(heads[0])
+        except RuntimeError as e:
+            raise ValueError(f"the head does not fit that of {path}: {str(e).splitlines()[-1].strip()}") from e
+        return cls(source, head, [], picks)
+
+    def _head(self, pick: str) -> nn.Module:
+        head = copy.deepcopy(self.new_head)
+        head.load_state_dict(self.picks[pick].head)
+        return head.to(next(self.source.parameters()).device).eval()
+
+
+class SearchStopped(RuntimeError):
+    """The search could not go on; `result` is what it had found by then (None if nothing)."""
+
+    def __init__(self, message: str, result: Reengineered | None):
+        super().__init__(message)
+        self.result = result
+
+
+def pick(history: Sequence[Epoch], target: float, series: str = "accuracy") -> int:
+    """Index of the epoch to keep (SeaM's rule): the fewest weights among those that reach `target`.
+
+    Kept fractions are compared in steps of 1/1000; within a step the more accurate epoch wins if it keeps no more. If
+    no epoch reaches `target`, the first with the highest accuracy minus kept fraction. Raises ValueError if empty.
+    """
+    if not history:
+        raise ValueError("no epoch to pick from: the history is empty")
+    best, kept, accuracy = None, 1.0, 0.0
+    for i, epoch in enumerate(history):
+        if epoch[series] < target:
+            continue
+        fewer = int(1000 * epoch["kept"]) < int(1000 * kept)
+        if fewer or (epoch["kept"] <= kept and epoch[series] > accuracy):
+            best, kept, accuracy = i, epoch["kept"], epoch[series]
+    if best is not None:
+        return best
+    return max(range(len(history)), key=lambda i: history[i][series] - history[i]["kept"])
+
+
+def waited(history: Sequence[Epoch], target: float) -> int:
+    """Epochs below `target` since it was first reached, counted anew when int(1000 * kept) falls (SeaM's patience).
+
+    Without a target (infinity, as in indirect reuse): epochs since the highest accuracy minus kept fraction.
+    """
+    if math.isinf(target):
+        return len(history) - 1 - pick(history, target)
+    reached, count, lowest = False, 0, 1000
+    for epoch in history:
+        reached = reached or epoch["accuracy"] >= target
+        count += reached and epoch["accuracy"] < target
+        if int(1000 * epoch["kept"]) < lowest:
+            count, lowest = 0, int(1000 * epoch["kept"])
+    return count
+
+
+def crossfit(history: Sequence[Epoch], picks: Mapping[str, int]) -> dict[str, float]:
+    """Accuracy and kept fraction, in [0, 1], with each half of the test set judged by the pick of the other."""
+    a, b = history[picks["a"]], history[picks["b"]]
+    return {"accuracy": (a["accuracy_b"] + b["accuracy_a"]) / 2, "kept": (a["kept"] + b["kept"]) / 2}
+
+
+def summary(found: Reengineered, head_only: Reengineered, originals: Mapping[str, float]) -> dict[str, Any]:
+    """The `results` of a direct-reuse record: accuracies, kept fractions and epochs by protocol, and the history.
+
+    `head_only` is the same search with `names=()`; `originals` has `all` and `restricted`, on the whole test set.
+    """
+    def by_protocol(run: Reengineered) -> dict[str, dict[str, float]]:
+        epochs = {series: p.epoch for series, p in run.picks.items()}
+        paper = run.history[epochs["paper"]]
+        both = {"paper": {"accuracy": paper["accuracy"], "kept": paper["kept"]}}
+        return both if len(epochs) == 1 else {"crossfit": crossfit(run.history, epochs), **both}
+    ours, control = by_protocol(found), by_protocol(head_only)
+    return {
+        "weights_total": sum(m.numel() for m in found.masks.values()),
+        "kept_fraction": {protocol: r["kept"] for protocol, r in ours.items()},
+        "accuracy": {"original_all": originals["all"], "original_restricted": originals["restricted"],
+                     "head_only": next(iter(control.values()))["accuracy"],
+                     **{protocol: r["accuracy"] for protocol, r in ours.items()}},
+        "epoch": {series: p.epoch for series, p in found.picks.items()},
+        "history": {column: [e[column] for e in found.history] for column in found.history[0]},
+    }

@@ -1,0 +1,96 @@
+"""The log of one search: each epoch measured, the picks kept, and whether it is over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..evaluate import Batch, Predict, count_right, measuring
+from ..masks.masks import Masks, kept_fraction
+from .found import Epoch, Pick, Reengineered, SearchStopped, pick, waited
+from .settings import Search
+
+
+class Log:
+    """What one search has found, epoch by epoch: its history, its picks, and whether it is over."""
+
+    def __init__(self, model: nn.Module, head: nn.Module, val: Iterable[Batch] | Mapping[str, Iterable[Batch]],
+                 search: Search, targets: Mapping[str, float] | None):
+        self.parts = dict(val) if isinstance(val, Mapping) else {"": val}
+        self.search, self.targets = search, _targets(search, targets, self.parts)
+        self.found = Reengineered(model, head, [], {})
+
+    @property
+    def history(self) -> list[Epoch]:
+        return self.found.history
+
+    @property
+    def example(self) -> Tensor | None:
+        """An image of `val`, [1, ...], where the search needs one: gates are made of it."""
+        if not self.search.structure:
+            return None
+        x, _ = next(iter(next(iter(self.parts.values()))))
+        return x[:1]
+
+    def ask_once(self, model: nn.Module, head: nn.Module, device: torch.device) -> Predict:
+        """Replace each image of `val` by what `model`, which never changes, says of it; `head` answers from there."""
+        with measuring():
+            self.parts = {part: [(model(x.to(device)), y) for x, y in batches] for part, batches in self.parts.items()}
+        return head
+
+    def note(self, loss: float, scores: Masks, predict: Predict, snapshot: Callable[[int], Pick]) -> Epoch:
+        """Measure the epoch that has just ended; keep its state where it is the pick of a series."""
+        history, picks, search = self.history, self.found.picks, self.search
+        epoch, kept = len(history), kept_fraction(scores)
+        if not math.isfinite(loss) or kept == 0:
+            what = "keeps no weight any more" if math.isfinite(loss) else f"has a loss of {loss}"
+            raise SearchStopped(f"the search {what} at epoch {epoch}: lower alpha or the learning rates",
+                                self.found if picks else None)
+        record = {"epoch": float(epoch), "loss": loss + search.alpha * kept * bool(scores), "kept": kept}
+        counts = {part: count_right(predict, batches) for part, batches in self.parts.items()}
+        record["accuracy"] = sum(right for right, _ in counts.values()) / sum(n for _, n in counts.values())
+        if len(self.parts) > 1:
+            record |= {f"accuracy_{part}": right / n for part, (right, n) in counts.items()}
+        history.append(record)
+        for series, target in self.targets.items():
+            if pick(history, target, _column(series)) == epoch:
+                picks[series] = snapshot(epoch)
+        return record
+
+    @property
+    def removed(self) -> bool:
+        """Whether the last epoch has removed as much as was asked for."""
+        most, history = self.search.max_removed, self.history
+        return most is not None and bool(history) and 1 - history[-1]["kept"] >= most
+
+    @property
+    def over(self) -> bool:
+        history, search = self.history, self.search
+        impatient = bool(history) and 0 < search.patience <= waited(history, self.targets["paper"])
+        return self.removed or impatient or len(history) == search.epochs
+
+    def end(self, snapshot: Callable[[int], Pick]) -> None:
+        """A search that has removed what was asked for delivers its last epoch, whatever its accuracy."""
+        if self.removed:
+            self.found.picks.update(dict.fromkeys(self.targets, snapshot(len(self.history) - 1)))
+
+
+def _column(series: str) -> str:
+    return "accuracy" if series == "paper" else f"accuracy_{series}"
+
+
+def _targets(search: Search, targets: Mapping[str, float] | None, parts: Mapping[str, Any]) -> dict[str, float]:
+    """The target of each series; infinity (picks by accuracy minus kept fraction) where none is given."""
+    series = [*parts, "paper"] if len(parts) > 1 else ["paper"]
+    if len(series) > 1 and search.patience:
+        raise ValueError(f"patience is {search.patience}: it reads the accuracy that is reported, so under crossfit it "
+                         "must be 0; use the paper's protocol or set patience to 0")
+    if unknown := set(targets or {}) - set(series):
+        raise ValueError(f"target for unknown series {sorted(unknown)[0]!r}: allowed are {', '.join(series)}")
+    if search.target_accuracy is not None:
+        return dict.fromkeys(series, search.target_accuracy)
+    return {s: (targets or {}).get(s, math.inf) for s in series}

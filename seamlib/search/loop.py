@@ -1,0 +1,153 @@
+"""The search: which weights of a trained model does a smaller problem need? (SeaM, section 3)
+
+From the outside in: a search is epochs, an epoch is steps, a step moves scores and head down one loss.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..evaluate import Batch, Loader
+from ..masks.masks import NORMS, Masks, binarize, masked_call, new_scores
+from ..records import runtime
+from ..structure.gates import Gates
+from . import capture, checkpoint as state, lowering
+from .found import Epoch, Pick, Reengineered
+from .log import Log
+from .settings import Search, rates
+
+
+def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[Batch] | Mapping[str, Iterable[Batch]],
+               search: Search, *, targets: Mapping[str, float] | None = None, names: Iterable[str] | None = None,
+               on_epoch: Callable[[Epoch], Any] | None = None, checkpoint: Path | str | None = None) -> Reengineered:
+    """Search for the weights of `model` that, with a new `head` behind it, solve the target problem.
+
+    `train` yields batches (images [B, ...], labels [B]) of the target problem and has a length; `val` likewise, or a
+    mapping of parts (`{"a": ..., "b": ...}`), each of which then picks an epoch of its own beside the whole
+    (`"paper"`). `targets`: the accuracy in [0, 1] that each series has to reach, unless `search.target_accuracy` says
+    one for all; a series without a target picks by accuracy minus kept fraction. `names`: the parameters to mask
+    (default: `maskable(model)`; none: the head alone is trained). `on_epoch` gets each epoch's dict: epoch, loss, kept,
+    accuracy, accuracy_<part>; its loss is the epoch's mean cross-entropy plus, where there is a mask, `search.alpha`
+    times kept (the term of `search.structure` is not in it).
+
+    `checkpoint`: a file that holds the state after each epoch; if it is there, the search goes on from it, and ends as
+    it would have; `max_removed` may be another by then. Whoever gives it also removes it, and sees to it that it
+    is given for the same model and batches.
+
+    `model` and `head` are unchanged; the search runs on the device of the model's weights. Raises ValueError for bad
+    arguments or a checkpoint of other parameters, and SearchStopped, with the last good state, if the loss is not
+    finite or nothing is kept.
+    """
+    if len(train) == 0:
+        raise ValueError("train has no batch: give at least one")
+    log = Log(model, head, val, search, targets)
+    run = Run(model, head, names, search, search.epochs * len(train), log.example)
+    predict = run.predict if run.scores else log.ask_once(run.model, run.head, run.device)
+    with runtime.seeded(search.seed, run.device):
+        if checkpoint is not None:
+            state.restore(checkpoint, run, log, train)
+        while not log.over:
+            head_only = not run.scores or search.head_only(epoch=len(log.history))
+            loss = run.train(train, head_only)
+            record = log.note(float(loss), run.kept(), predict, run.snapshot)
+            if checkpoint is not None:
+                state.save(checkpoint, run, log, train)
+            if on_epoch is not None:
+                on_epoch(record)
+        log.end(run.snapshot)
+    return log.found
+
+
+class Run:
+    """The live state of one search: frozen model, scores, head, and the optimisers that move them."""
+
+    def __init__(self, model: nn.Module, head: nn.Module, names: Iterable[str] | None, search: Search, steps: int,
+                 example: Tensor | None = None):
+        """`steps`: in all; `example`: an image that `model` takes, where there are to be gates."""
+        self.search, self.done, self.steps = search, 0, steps
+        self.device = next(model.parameters()).device
+        self.model = copy.deepcopy(model).eval().requires_grad_(False).to(  # type: ignore[call-overload]
+            memory_format=torch.channels_last)
+        self.head = copy.deepcopy(head).requires_grad_(True).to(self.device)
+        self.scores = new_scores(self.model, names)
+        self.gates = None if example is None else Gates(self.model, example.to(self.device))
+        self.folded, self.offsets = lowering.prepared(self.model, self.scores, search.precision)
+        self.total = sum(s.numel() for s in self.scores.values())
+        self._optimise(self.head.parameters())
+
+    def _optimise(self, heads: Iterable[Tensor]) -> None:
+        """Two optimisers, each with its own moments: of scores and head together, and of the head alone."""
+        cuda = self.device.type == "cuda"
+        top = {"params": list(heads), "lr": self.search.lr_head, "name": "lr_head"}
+        moved = [*self.scores.values(), *([self.gates.values] if self.gates else [])]
+        scores = {"params": moved, "lr": self.search.lr_mask, "name": "lr_mask"}
+        self.alone = torch.optim.Adam([dict(top)], fused=True, capturable=cuda)
+        self.both = torch.optim.Adam([scores, dict(top)], fused=True, capturable=cuda) if self.scores else self.alone
+        self.course = torch.zeros((), device=self.device)  # of alpha and structure, a weight of the model
+        self.rates = {name: torch.zeros((), device=self.device) for name in ("lr_mask", "lr_head")}
+        self.step: capture.Step = capture.Replayed(self._step) if cuda else self._step
+
+    def train(self, batches: Iterable[Batch], head_only: bool) -> Tensor:
+        """One epoch: move the head and, unless `head_only`, the scores. Returns the mean of `losses`."""
+        sum_losses, n = torch.zeros((), device=self.device), 0
+        _train_mode(self.folded, self.head)
+        for x, y in batches:
+            rate, course = rates(self.search, self.done / self.steps)
+            self.course.fill_(course / max(self.total, 1))
+            for name, lr in self.rates.items():
+                lr.fill_(rate * getattr(self.search, name))
+            losses = self.step(x.to(self.device), y.to(self.device), head_only)
+            sum_losses = sum_losses + losses * y.shape[-1]
+            n, self.done = n + y.shape[-1], self.done + 1
+        self.head.eval()
+        return sum_losses / n
+
+    def _step(self, x: Tensor, y: Tensor, head_only: bool) -> Tensor:
+        """One step, of the head alone if `head_only`. What differs between steps is in tensors (see `capture`)."""
+        optimiser = self.alone if head_only else self.both
+        for group in optimiser.param_groups:
+            group["lr"] = self.rates[group["name"]]
+        with runtime.autocast(self.device, self.search.precision):
+            losses = self.losses(x, y, head_only)
+        optimiser.zero_grad()
+        losses.sum().backward()
+        if not head_only:  # the kept fraction is a mean: straight through, its gradient is 1 / total
+            grads = [torch.zeros_like(s) if s.grad is None else s.grad for s in self.scores.values()]
+            torch._foreach_add_(grads, self.course * self.search.alpha)
+            for score, grad in zip(self.scores.values(), grads, strict=True):
+                score.grad = grad  # also where the call did not use the weight
+            if self.gates:
+                self.gates.add_pressure(self.course * self.total * self.search.structure)
+        optimiser.step()
+        return losses.detach()
+
+    def losses(self, x: Tensor, y: Tensor, head_only: bool) -> Tensor:
+        """The mean cross-entropy of a batch; of each problem, where there are many."""
+        with torch.set_grad_enabled(not head_only):
+            z = masked_call(self.folded, self.kept(), x, self.offsets)
+        return F.cross_entropy(self.head(z).float(), y)
+
+    def kept(self) -> Masks:
+        """The scores, below 0 also where a gate shuts the weight out."""
+        return self.gates.scores(self.scores) if self.gates else self.scores
+
+    def predict(self, x: Tensor) -> Tensor:
+        return self.head(masked_call(self.model, self.kept(), x.to(self.device)))
+
+    def snapshot(self, epoch: int) -> Pick:
+        return Pick(epoch, binarize(self.kept()), {k: v.detach().clone() for k, v in self.head.state_dict().items()})
+
+
+def _train_mode(model: nn.Module, head: nn.Module) -> None:
+    """Train mode (dropout on), but normalisation with its stored statistics."""
+    model.train(), head.train()
+    for module in model.modules():
+        if isinstance(module, NORMS):
+            module.eval()

@@ -1,0 +1,125 @@
+"""Many target problems of one source model, searched at once: their scores are stacked, and share every step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn import functional as F
+
+from ..evaluate import Batch, Loader
+from ..masks.masks import binarize, call_with, masked_call, masked_weights
+from ..records import runtime
+from .found import Epoch, Pick, Reengineered
+from .log import Log
+from .loop import Run, reengineer
+from .settings import Search
+
+Val = Iterable[Batch] | Mapping[str, Iterable[Batch]]
+
+
+def reengineer_many(model: nn.Module, heads: Sequence[nn.Module], trains: Sequence[Loader], vals: Sequence[Val],
+                    search: Search, *, targets: Sequence[Mapping[str, float]] | None = None,
+                    names: Iterable[str] | None = None, on_epoch: Callable[[int, Epoch], Any] | None = None,
+                    ) -> list[Reengineered]:
+    """`reengineer` for K problems of one source model; result k is that of `heads[k]`, `trains[k]` and `vals[k]` alone.
+
+    On CUDA the K searches share each step: it is one call with a stack of K masks, and the results equal those of
+    single searches up to rounding (but for a model with dropout, which draws in another order). On a CPU, where a
+    single search already fills the machine, they run one after another. The heads must be of one architecture, and
+    the batches of one size: problem by problem as many, of as many images. `on_epoch` gets the problem's number and
+    the epoch's dict. `targets`: see `reengineer`, a mapping for each problem. Raises ValueError for bad arguments;
+    SearchStopped as soon as one of the searches cannot go on.
+    """
+    lengths = {"heads": len(heads), "trains": len(trains), "vals": len(vals),
+               **({} if targets is None else {"targets": len(targets)})}
+    if len(set(lengths.values())) > 1 or not heads:
+        raise ValueError("one of each is needed for every problem, and one problem at least, but there are "
+                         + ", ".join(f"{n} {what}" for what, n in lengths.items()))
+    if len({len(train) for train in trains}) > 1 or len(trains[0]) == 0:
+        raise ValueError(f"the problems have {', '.join(str(len(t)) for t in trains)} batches an epoch: they must have "
+                         "as many, one at least, or be searched one by one")
+    if next(model.parameters()).device.type == "cuda":
+        return together(model, heads, trains, vals, search, targets=targets, names=names, on_epoch=on_epoch)
+    names = None if names is None else list(names)
+    return [reengineer(model, heads[k], trains[k], vals[k], search, targets=targets[k] if targets else None,
+                       names=names, on_epoch=partial(on_epoch, k) if on_epoch else None)
+            for k in range(len(heads))]
+
+
+def together(model: nn.Module, heads: Sequence[nn.Module], trains: Sequence[Loader], vals: Sequence[Val],
+             search: Search, *, targets: Sequence[Mapping[str, float]] | None = None,
+             names: Iterable[str] | None = None, on_epoch: Callable[[int, Epoch], Any] | None = None,
+             ) -> list[Reengineered]:
+    """What `reengineer_many` does on CUDA; it runs anywhere."""
+    logs = [Log(model, head, val, search, targets[k] if targets else None)
+            for k, (head, val) in enumerate(zip(heads, vals, strict=True))]
+    run = _Stack(model, heads, names, search, search.epochs * len(trains[0]), logs[0].example)
+    with runtime.seeded(search.seed, run.device):
+        for epoch in range(search.epochs):
+            losses = run.train(_stacked(trains, run.device), not run.scores or search.head_only(epoch))
+            for k, (log, loss) in enumerate(zip(logs, losses.tolist(), strict=True)):
+                if not log.over:
+                    record = log.note(loss, run.of(run.kept(), k), partial(run.answer, k), partial(run.keep, k))
+                    if on_epoch is not None:
+                        on_epoch(k, record)
+                    if log.over:
+                        log.end(partial(run.keep, k))
+            if all(log.over for log in logs):
+                break
+    return [log.found for log in logs]
+
+
+def _stacked(trains: Sequence[Loader], device: torch.device) -> Iterator[Batch]:
+    """The batches of all problems side by side: images [K, B, ...], labels [K, B]."""
+    for batch in zip(*trains, strict=True):
+        if len(sizes := {tuple(x.shape) for x, _ in batch}) > 1:
+            raise ValueError(f"the problems have batches of {' and '.join(map(str, sorted(sizes)))} at one step: "
+                             "all must be of one shape, or be searched one by one")
+        yield torch.stack([x.to(device) for x, _ in batch]), torch.stack([y.to(device) for _, y in batch])
+
+
+class _Stack(Run):
+    """The live state of K searches: one frozen model, and scores and heads with a leading dimension of K."""
+
+    def __init__(self, model: nn.Module, heads: Sequence[nn.Module], names: Iterable[str] | None, search: Search,
+                 steps: int, example: Tensor | None = None):
+        super().__init__(model, heads[0], names, search, steps, example)
+        self.gates = self.gates.stacked(len(heads)) if self.gates else None
+        self.scores = {name: score.detach().expand(len(heads), *score.shape).clone().requires_grad_()
+                       for name, score in self.scores.items()}
+        state, self.buffers = stack_module_state([copy.deepcopy(head).to(self.device) for head in heads])
+        self.heads = {name: t.detach().requires_grad_() for name, t in state.items()}
+        self._optimise(self.heads.values())
+
+    def losses(self, x: Tensor, y: Tensor, head_only: bool) -> Tensor:
+        with torch.set_grad_enabled(not head_only):
+            masked = masked_weights(self.folded, self.kept(), self.offsets)
+            z = vmap(self._features, randomness="different")(masked, x)
+        z = z.to(next(iter(self.heads.values())).dtype)  # autocast is not heard inside of vmap
+        answers = vmap(self._head, randomness="different")(self.heads, self.buffers, z)
+        losses = F.cross_entropy(answers.flatten(0, 1).float(), y.flatten(), reduction="none")
+        return losses.unflatten(0, y.shape).mean(1)
+
+    def _features(self, masked: dict[str, Tensor], x: Tensor) -> Tensor:
+        return call_with(self.folded, masked, x)
+
+    def _head(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], z: Tensor) -> Tensor:
+        return functional_call(self.head, parameters | buffers, (z,))
+
+    def of(self, stacked: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
+        """Those of problem `k`."""
+        return {name: t[k].detach() for name, t in stacked.items()}
+
+    def answer(self, k: int, x: Tensor) -> Tensor:
+        return self._head(self.of(self.heads, k), self.of(self.buffers, k),
+                          masked_call(self.model, self.of(self.kept(), k), x.to(self.device)))
+
+    def keep(self, k: int, epoch: int) -> Pick:
+        head = {**self.of(self.heads, k), **self.of(self.buffers, k)}
+        return Pick(epoch, binarize(self.of(self.kept(), k)), {name: t.clone() for name, t in head.items()})

@@ -1,0 +1,196 @@
+"""The graph of channels: which are constant, and which must stay or go together.
+
+Every *channel of a tensor* is an atom; those that must stay or go together (an addition's, a pooling's) are joined into
+one group.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn import functional as F
+
+from ..evaluate import measuring
+from .fold import fold_norms
+from .nodes import Nodes, traced
+
+
+@dataclass(frozen=True)
+class Channels:
+    """A layer's channels by the groups that stay or go together, and what the layer costs."""
+
+    into: Tensor  #: of each input channel (feature), the number of its group, int64
+    out: Tensor  #: the same of each output channel
+    share: float  #: of the multiply-adds of all such layers, in [0, 1]
+
+
+def channel_groups(model: nn.Module, example: Tensor) -> tuple[dict[str, Channels], int]:
+    """(The channels of each convolution and linear layer, by the name of its weight; the number n of groups).
+
+    Groups are 0 to n - 1; number n stands for all channels that must stay, such as the inputs and the outputs.
+    `example` [B, ...]: images that `model` takes. Raises ValueError as `compact` does.
+    """
+    channels, _ = channel_graph(model, example)
+    layers = channels.reading()
+    fixed = {int(atom) for node in channels.boundary() for atom in channels.groups_of(node)}
+    numbers: dict[int, int] = {}  # of the groups, by atom
+    ends = [[[-1 if atom in fixed else numbers.setdefault(atom, len(numbers)) for atom in channels.groups_of(end)]
+             for end in (channels.before(layer), layer)] for layer in layers]
+    costs = [channels.module(layer).weight.numel() * math.prod(channels.shape(layer)[2:]) for layer in layers]
+    found, n = {}, len(numbers)
+    for layer, (into, out), cost in zip(layers, ends, costs, strict=True):
+        name = str(layer.target).removeprefix("model.") + ".weight"
+        at = [torch.tensor([n if group < 0 else group for group in end]) for end in (into, out)]
+        found[name] = Channels(at[0], at[1], cost / sum(costs))
+    return found, n
+
+
+def channel_graph(model: nn.Module, example: Tensor) -> tuple[ChannelGraph, Tensor]:
+    """(The graph of a copy of `model`, norms folded; what `model` says about the example).
+
+    Raises ValueError if the model cannot be traced, or does not take the example.
+    """
+    folded, _ = fold_norms(model)
+    graph = traced(folded.requires_grad_(False), type(model).__name__)
+    with measuring():
+        try:
+            want = model(example.clone())  # whose forward may change it
+            if not isinstance(want, Tensor):
+                raise ValueError(f"it returns a {type(want).__name__}, not a tensor")
+            ShapeProp(graph).propagate(example.clone())
+        except (RuntimeError, ValueError) as e:
+            raise ValueError(f"{type(model).__name__} does not take an example of shape {tuple(example.shape)}: "
+                             f"{str(e).splitlines()[0]}") from e
+        return ChannelGraph(graph), want
+
+
+class ChannelGraph(Nodes):
+    """What is known about each node's channels; a branch that is constant has become a shift."""
+
+    def __init__(self, graph: fx.GraphModule):
+        super().__init__(graph)
+        self.constant: dict[fx.Node, np.ndarray] = {}  # of each channel: its value, NaN where it has none
+        self.start: dict[fx.Node, int] = {}  # number of a tensor's first atom
+        self.n = 0  # atoms
+        for node in self.nodes:
+            if self.width(node):
+                self.start[node], self.n = self.n, self.n + self.width(node)
+        for node in self.nodes:
+            if node in self.start:
+                self.constant[node] = self._constants(node)
+        self._shift_constant_branches()
+        self.group = self._joined()  # of each atom: the number of those that stay or go together
+
+    # constants, forward
+
+    def _constants(self, node: fx.Node) -> np.ndarray:
+        """The value of each channel that is one number for all images and places; NaN for the others."""
+        nothing, kind = np.full(self.width(node), np.nan), self.kind[node]
+        before = [self.constant[a] for a in node.all_input_nodes if a in self.constant]
+        if kind in ("convolution", "linear", "depthwise"):
+            weight, bias = self.weight(node)
+            values = before[0]
+            if kind == "depthwise":
+                reach = np.where(weight.any(1), 1.0, 0.0)
+                varies = (reach > 0) & (np.isnan(values) | (self.padded(node) & (values != 0)))
+                return np.where(varies, np.nan, bias + np.nan_to_num(values) * weight.sum(1))
+            unknown = np.isnan(values) | (self.padded(node) & (values != 0))
+            varies = weight[:, unknown].any((1, 2))
+            return np.where(varies, np.nan, bias + weight.sum(2) @ np.nan_to_num(values))
+        if kind == "pointwise":
+            return self._apply(node, before[0])
+        if kind == "pool":
+            return np.where(self.border(node) & (before[0] != 0), np.nan, before[0])
+        if kind == "addition":
+            return before[0] + before[1]
+        if kind == "flatten":
+            return np.repeat(before[0], self.width(node) // len(before[0]))
+        if kind == "concatenation":
+            return np.concatenate([self.constant[a] for a in node.all_input_nodes])
+        return nothing
+
+    def _apply(self, node: fx.Node, values: np.ndarray) -> np.ndarray:
+        """The node's function on constant maps; NaN stays NaN."""
+        rank, value = len(self.shape(node)), torch.from_numpy(np.nan_to_num(values))
+        x = value.reshape(1, -1, *[1] * (rank - 2))
+        args = [x if isinstance(a, fx.Node) else a for a in node.args]
+        if node.op == "call_module":
+            found = copy.deepcopy(self.module(node)).cpu().double()(*args)
+        elif node.op == "call_method":
+            found = getattr(x.clone(), str(node.target))(*args[1:], **node.kwargs)
+        else:
+            function: Callable[..., Tensor] = node.target  # type: ignore[assignment]
+            found = function(*args, **{**node.kwargs, **({"training": False} if function is F.dropout else {})})
+        return np.where(np.isnan(values), np.nan, found.reshape(-1).double().numpy())
+
+    def _shift_constant_branches(self) -> None:
+        """x + b, with b all constant, becomes x + a vector: nobody reads the branch any more."""
+        for node in list(self.nodes):
+            if self.kind[node] != "addition":
+                continue
+            a, b = node.all_input_nodes
+            for branch, other in ((a, b), (b, a)):
+                values = self.constant.get(branch)
+                if values is not None and not np.isnan(values).any() and np.isnan(self.constant[other]).any():
+                    value = torch.from_numpy(values).to(next(self.graph.parameters()).device,
+                                                        node.meta["tensor_meta"].dtype)
+                    shift = Shift(value.reshape(-1, *[1] * (len(self.shape(node)) - 2)))
+                    name = f"shift_{node.name}"
+                    self.graph.add_submodule(name, shift)
+                    with self.graph.graph.inserting_before(node):
+                        new = self.graph.graph.call_module(name, (other,))
+                    new.meta = dict(node.meta)
+                    self.kind[new] = "pointwise"
+                    self.start[new], self.constant[new] = self.start[node], self.constant[node]
+                    node.replace_all_uses_with(new)
+                    self.graph.graph.erase_node(node)
+                    break
+        self.graph.graph.eliminate_dead_code()
+
+    # groups
+
+    def _of(self, node: fx.Node) -> np.ndarray:
+        """Numbers of the atoms of a node's channels."""
+        return np.arange(self.start[node], self.start[node] + self.width(node))
+
+    def groups_of(self, node: fx.Node) -> np.ndarray:
+        """Numbers of the groups of a node's channels."""
+        return self.group[self._of(node)]
+
+    def _joined(self) -> np.ndarray:
+        """Of each atom, the number of the class of those that stay or go together."""
+        pairs = []
+        for node in self.nodes:
+            kind = self.kind[node]
+            inputs = [a for a in node.all_input_nodes if a in self.start]
+            if kind in ("pointwise", "pool", "depthwise", "addition"):
+                pairs += [(self._of(node), self._of(a)) for a in inputs]
+            elif kind == "flatten":
+                each = self.width(node) // self.width(inputs[0])
+                pairs.append((self._of(node), np.repeat(self._of(inputs[0]), each)))
+            elif kind == "concatenation":
+                pairs.append((self._of(node), np.concatenate([self._of(a) for a in node.all_input_nodes])))
+        a, b = (np.concatenate([np.zeros(0, int), *(pair[i] for pair in pairs)]) for i in (0, 1))
+        return connected_components(coo_array((np.ones(len(a)), (a, b)), (self.n, self.n)), directed=False)[1]
+
+
+class Shift(nn.Module):
+    """x + a number for each channel: what a constant branch adds."""
+
+    value: Tensor
+
+    def __init__(self, value: Tensor):
+        super().__init__()
+        self.register_buffer("value", value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.value

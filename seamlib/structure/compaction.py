@@ -1,0 +1,164 @@
+"""A smaller model that answers the same: the structure that masks left dead is taken out, exactly.
+
+Three kinds of channel can go. One that nobody reads. One that is the same number for every image, as all of its weights
+are zero: what it adds to its readers is a constant, and becomes a part of their biases. And a branch of which nothing
+but constants is left. Every *channel of a tensor* is an atom; those that must stay or go together (an addition's, a
+pooling's) are joined into one; then whatever the outputs need is kept, and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from ..evaluate import measuring
+from .channels import ChannelGraph, Shift, channel_graph
+
+BLOCK = 16  #: channels that engines work on at a time, at most; for `multiple`
+TOLERANCE = 1e-4  #: largest difference between the logits of both, over the largest logit, that is taken for rounding
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """What `compact` did."""
+
+    channels: dict[str, tuple[int, int]]  #: layer -> output channels (features) before and after; 0: the layer is gone
+    left: dict[str, str] = field(default_factory=dict)  #: operation that was left as it is -> what it is
+
+
+def compact(model: nn.Module, example: Tensor, *, multiple: int = 1) -> tuple[nn.Module, Compacted]:
+    """(`model` without its dead structure, what was done). Both answer the same, up to rounding, at any input size.
+
+    `example` [B, ...]: images that `model` takes. `multiple`, 1 or more: a layer keeps so many dead channels that their
+    number is a multiple of it, as far as it has them; engines work on channels in blocks of up to BLOCK, and DeepSparse
+    1.8.0 answers wrongly for some numbers that are no multiples of that. Understood are convolutions (also depthwise),
+    linear layers, batch norm, activations, pooling, additions, concatenations of channels and flattening; anything else
+    keeps all of its channels and is named in the report. Under zero padding a constant channel is not constant at the
+    border: all such channels of a tensor become one. `model`, in eval mode, is unchanged; the result is a
+    torch.fx.GraphModule.
+
+    Raises ValueError if the model is in train mode, cannot be traced, does not take the example, if `multiple` is below
+    1, or (a check that is made on the example) the result would answer differently.
+    """
+    if multiple < 1:
+        raise ValueError(f"multiple is {multiple}: it must be 1 (nothing dead stays) or more, such as 16")
+    if any(m.training for m in model.modules()):
+        raise ValueError(f"{type(model).__name__}, or a part of it, is in train mode: call model.eval() first")
+    channels, want = channel_graph(model, example)
+    rewriting = _Rewriting(channels)
+    rewriting.fill_up(multiple)
+    with measuring():
+        report = rewriting.rewrite()
+        found = channels.graph(example.clone())
+        scale = float(want.abs().max()) or 1.0
+        rounding = max(TOLERANCE, 4 * torch.finfo(want.dtype).eps)
+        if not float((found - want).abs().max()) <= rounding * scale:
+            raise ValueError(f"the compacted {type(model).__name__} answers differently, by "
+                             f"{float((found - want).abs().max()):.2g}: it does something that is not understood here, "
+                             "such as changing a tensor in place; please report it")
+    return channels.graph.eval(), report
+
+
+class _Rewriting:
+    """Which groups of channels are needed, and the graph, changed in place, without the others."""
+
+    def __init__(self, channels: ChannelGraph):
+        self.channels = channels
+        self.keep = self._needed()  # of each group: whether it stays
+
+    def _needed(self) -> np.ndarray:
+        keep = np.zeros(self.channels.n, bool)
+        for node in self.channels.boundary():
+            keep[self.channels.groups_of(node)] = True
+        self._follow(keep)
+        for node in self.channels.reading():  # no tensor of none
+            for n in (node, self.channels.before(node)):
+                if n in self.channels.start and not keep[self.channels.groups_of(n)].any():
+                    keep[self.channels.groups_of(n)[0]] = True
+                    self._follow(keep)
+        return keep
+
+    def fill_up(self, multiple: int) -> None:
+        """Keep dead channels, whatever they say as nobody asks, where that makes a layer's number a multiple."""
+        for node in self.channels.reading():
+            atoms = self.channels.groups_of(node)
+            short = -int(self.keep[atoms].sum()) % multiple
+            self.keep[atoms[~self.keep[atoms]][:short]] = True
+
+    def _follow(self, keep: np.ndarray) -> None:
+        """Keep whatever that which is kept reads."""
+        before = -1
+        while before != (before := int(keep.sum())):
+            for node in reversed(self.channels.reading()):
+                wanted = keep[self.channels.groups_of(node)]
+                read = self._read(node, self.channels.weight(node)[0][wanted].any((0, 2)))
+                keep[self.channels.groups_of(self.channels.before(node))[read]] = True
+
+    def _read(self, node: fx.Node, used: np.ndarray) -> np.ndarray:
+        """Input channels that a layer has to read, of those it uses: the varying ones, and one for the constant."""
+        values = self.channels.constant[self.channels.before(node)]
+        read = used & np.isnan(values)
+        if self.channels.padded(node) and (used & (np.nan_to_num(values) != 0)).any():
+            read[self._stand_in(values)] = True
+        return read
+
+    @staticmethod
+    def _stand_in(values: np.ndarray) -> int:
+        """The constant channel that stands for all of its tensor where there is padding."""
+        return int(np.abs(np.nan_to_num(values)).argmax())
+
+    def rewrite(self) -> Compacted:
+        names = {n: str(n.target).removeprefix("model.") for n in self.channels.layers}
+        before = {n: self.channels.width(n) for n in self.channels.layers}
+        there = set(self.channels.nodes)
+        after = {n: int(self._kept(n).sum()) if n in there else 0 for n in self.channels.layers}
+        for node in there:
+            module = self.channels.module(node)
+            if self.channels.kind[node] in ("convolution", "linear"):
+                self._narrow(node)
+            elif self.channels.kind[node] == "depthwise":
+                out = torch.from_numpy(np.flatnonzero(self._kept(node)))
+                module.weight = nn.Parameter(module.weight[out], requires_grad=False)
+                module.bias = None if module.bias is None else nn.Parameter(module.bias[out], requires_grad=False)
+                module.groups = module.in_channels = module.out_channels = len(out)
+            elif isinstance(module, nn.modules.batchnorm._BatchNorm) and self.channels.kind[node] == "pointwise":
+                out = torch.from_numpy(np.flatnonzero(self._kept(node)))
+                for name in ("weight", "bias", "running_mean", "running_var"):
+                    t = getattr(module, name)
+                    if t is not None:
+                        setattr(module, name, nn.Parameter(t[out], requires_grad=False) if name in module._parameters
+                                else t[out])
+                module.num_features = len(out)
+            elif isinstance(module, Shift):
+                module.value = module.value[torch.from_numpy(np.flatnonzero(self._kept(node)))]
+        self.channels.graph.delete_all_unused_submodules()
+        self.channels.graph.recompile()
+        return Compacted({names[n]: (before[n], after[n]) for n in self.channels.layers}, self.channels.left())
+
+    def _kept(self, node: fx.Node) -> np.ndarray:
+        return self.keep[self.channels.groups_of(node)]
+
+    def _narrow(self, node: fx.Node) -> None:
+        """Leave a layer the rows that are needed and the columns that are there; constants become bias."""
+        module, values = self.channels.module(node), self.channels.constant[self.channels.before(node)]
+        weight, bias = (torch.from_numpy(t) for t in self.channels.weight(node))
+        out, into = (torch.from_numpy(np.flatnonzero(self._kept(n))) for n in (node, self.channels.before(node)))
+        gone = torch.from_numpy(~self._kept(self.channels.before(node)) & (np.nan_to_num(values) != 0))
+        value = torch.from_numpy(np.nan_to_num(values))
+        if gone.any():
+            if self.channels.padded(node):
+                if weight[:, gone].any():
+                    r = self._stand_in(values)
+                    weight[:, r] += torch.einsum("oip,i->op", weight[:, gone], value[gone] / value[r])
+            else:
+                bias += weight[:, gone].sum(2) @ value[gone]
+        like = module.weight
+        shape = (len(out), len(into), *like.shape[2:])
+        module.weight = nn.Parameter(weight[out][:, into].reshape(shape).to(like), requires_grad=False)
+        module.bias = nn.Parameter(bias[out].to(like), requires_grad=False)
+        for name, n in zip(("out_features", "in_features") if isinstance(module, nn.Linear) else
+                           ("out_channels", "in_channels"), shape, strict=False):
+            setattr(module, name, n)

@@ -1,0 +1,83 @@
+"""Pressure towards structure: beside the scores of the weights one for each channel, so that whole channels can go.
+
+Ours, not the paper's: a zero saves time on any runtime only where a whole channel of them can be taken out (`compact`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .channels import channel_groups
+
+
+class _Gated(torch.autograd.Function):
+    """The score where its channel's gate is above 0, else -1; a gate has the gradients of its kept weights, summed."""
+
+    @staticmethod
+    def forward(ctx: Any, score: Tensor, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(score)
+        ctx.shape = gate.shape
+        return torch.where(gate > 0, score, -1.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        (score,) = ctx.saved_tensors
+        return grad, (grad * (score > 0)).sum_to_size(ctx.shape)
+
+
+class Gates:
+    """A *gate* is the score of a group of channels, those of which `compact` can take out all or none.
+
+    A weight then is kept where its score and the gate of its output channel are above 0. Gates begin at 1, like scores.
+    `values` [groups], or [K, groups] for K problems.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor):
+        """`example` [B, ...]: images that `model` takes. Raises ValueError if it does not, or cannot be traced."""
+        layers, groups = channel_groups(model, example)
+        self.layers = {name: (layer.into.to(example.device), layer.out.to(example.device), layer.share)
+                       for name, layer in layers.items()}
+        self.values = torch.ones(groups, device=example.device, requires_grad=True)
+
+    def stacked(self, problems: int) -> Gates:
+        """As many, each problem's own."""
+        many = copy.copy(self)
+        many.values = self.values.detach().repeat(problems, 1).requires_grad_()
+        return many
+
+    def scores(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`scores`, but -1 wherever the gate of the output channel is shut. Differentiable in both."""
+        return {name: _Gated.apply(s, self._at(name, s.dim())) if name in self.layers else s
+                for name, s in scores.items()}
+
+    def multiply_adds(self, opened: Tensor) -> Tensor:
+        """Share of the model's multiply-adds, in [0, 1], that is left with the channels of these groups.
+
+        `opened` [..., groups]: 1 where a group stays, 0 where it goes. A layer costs its share of input channels times
+        its share of output channels.
+        """
+        opened = _with_fixed(opened)
+        parts = [share * opened[..., into].mean(-1) * opened[..., out].mean(-1)
+                 for into, out, share in self.layers.values()]
+        return torch.stack(parts).sum(0)
+
+    def add_pressure(self, weight: Tensor) -> None:
+        """Add `weight` times the gradient of `multiply_adds`, straight through, to that of the gates."""
+        with torch.enable_grad():
+            opened = (self.values.detach() > 0).float().requires_grad_()
+            (push,) = torch.autograd.grad(self.multiply_adds(opened).sum(), opened)
+        self.values.grad = weight * push + (0 if self.values.grad is None else self.values.grad)
+
+    def _at(self, name: str, rank: int) -> Tensor:
+        values = _with_fixed(self.values)[..., self.layers[name][1]]
+        return values.reshape(*values.shape, *[1] * (rank - values.dim()))
+
+
+def _with_fixed(values: Tensor) -> Tensor:
+    """With a last one that is always open: that of the channels that must stay."""
+    return torch.cat([values, values.new_ones(*values.shape[:-1], 1)], -1)

@@ -1,0 +1,165 @@
+"""What each operation of a traced model does to the channels of its tensors, as far as it is understood."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+POINTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Hardswish,
+             nn.Hardsigmoid, nn.Hardtanh, nn.Mish, nn.Softplus, nn.Identity, nn.modules.dropout._DropoutNd,
+             nn.modules.batchnorm._BatchNorm)
+POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
+         nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
+POINTWISE_CALLS = {F.relu, torch.relu, F.relu6, F.silu, F.gelu, torch.sigmoid, torch.tanh, F.hardswish, F.dropout,
+                   "relu", "relu_", "sigmoid", "tanh", "contiguous"}
+POOL_CALLS = {F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool2d}
+WINDOW_CALLS = {F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d}
+ADDITIONS = {operator.add, operator.iadd, torch.add}
+
+
+class _Whole(nn.Module):
+    """A model inside another, so that tracing sees its hooks."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+
+def traced(model: nn.Module, name: str) -> fx.GraphModule:
+    whole = _Whole(model).eval()
+    try:
+        return fx.GraphModule(whole, fx.Tracer().trace(whole))
+    except Exception as e:  # whatever a model's forward raises at a value that is not there
+        raise ValueError(f"{name} cannot be traced by torch.fx ({str(e).splitlines()[0] if str(e) else type(e)}): "
+                         "its forward must not depend on the values of tensors") from e
+
+
+class Nodes:
+    """The nodes of a traced model, and the kind of each: what is understood about it."""
+
+    def __init__(self, graph: fx.GraphModule):
+        """`graph`: after torch.fx's ShapeProp; it is what the nodes belong to, never a copy."""
+        self.graph = graph
+        self.kind = {node: self._kind(node) for node in self.nodes}
+        self.layers = self.reading()  # all there were
+
+    @property
+    def nodes(self) -> fx.graph._node_list:
+        return self.graph.graph.nodes
+
+    def boundary(self) -> list[fx.Node]:
+        """Tensors whose channels must stay: inputs, outputs, and those of operations that are not understood."""
+        fixed = [node for node in self.nodes if self.kind[node] in ("placeholder", "output", "other")]
+        return [n for node in fixed for n in (node, *node.all_input_nodes) if self.width(n)]
+
+    def left(self) -> dict[str, str]:
+        """Operation on channels that is not understood -> what it is."""
+        return {node.name: str(self.module(node) or node.target) for node in self.nodes
+                if self.kind[node] == "other" and node.op != "get_attr"
+                and any(self.width(n) for n in (node, *node.all_input_nodes))}
+
+    def reading(self) -> list[fx.Node]:
+        """The layers that are still there."""
+        return [n for n in self.nodes if self.kind[n] in ("convolution", "linear")]
+
+    def module(self, node: fx.Node) -> Any:
+        return self.graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    @staticmethod
+    def before(node: fx.Node) -> fx.Node:
+        """Whose tensor a node takes."""
+        return node.all_input_nodes[0]
+
+    @staticmethod
+    def shape(node: Any) -> tuple[int, ...]:
+        meta: Any = node.meta.get("tensor_meta") if isinstance(node, fx.Node) else None
+        return tuple(meta.shape) if hasattr(meta, "shape") else ()
+
+    def width(self, node: Any) -> int:
+        """Channels (features) of a node's tensor [B, channels, ...]; 0 if it is none."""
+        shape = self.shape(node)
+        return shape[1] if len(shape) > 1 else 0
+
+    def _kind(self, node: fx.Node) -> str:
+        """What is understood about a node; `other` if nothing."""
+        if node.op in ("placeholder", "output"):
+            return node.op
+        if not self.width(node):
+            return "other"
+        module, target = self.module(node), node.target
+        tensors = [a for a in node.all_input_nodes if self.width(a)]
+        if isinstance(module, CONVOLUTIONS) and self._alone(node):
+            if module.groups == 1:
+                return "convolution"
+            return "depthwise" if module.groups == module.in_channels == module.out_channels else "other"
+        if isinstance(module, nn.Linear) and len(self.shape(self.before(node))) == 2 and self._alone(node):
+            return "linear"
+        if isinstance(module, POINTWISE) or target in POINTWISE_CALLS:
+            return "pointwise" if len(tensors) == 1 and (module is None or self._alone(node)) else "other"
+        pools = isinstance(module, POOLS) or target in POOL_CALLS | WINDOW_CALLS or self._mean_over_space(node)
+        if pools and len(tensors) == 1 and len(self.shape(tensors[0])) > 2 and (
+                getattr(module, "divisor_override", None) is None and "divisor_override" not in node.kwargs):
+            return "pool"
+        if target in ADDITIONS and len(tensors) == len(node.args) == 2 and not node.kwargs and (
+                self.shape(tensors[0]) == self.shape(tensors[1])):
+            return "addition"
+        if (isinstance(module, nn.Flatten) or target in (torch.flatten, "flatten")) and len(tensors) == 1 and (
+                len(self.shape(node)) == 2 and self.shape(node)[0] == self.shape(tensors[0])[0]):
+            return "flatten"
+        if target in (torch.cat, torch.concat) and node.args and node.kwargs.get("dim", (*node.args, 0)[1]) == 1 and (
+                len(tensors) == len(node.args[0])):  # type: ignore[arg-type]
+            return "concatenation"
+        return "other"
+
+    def _alone(self, node: fx.Node) -> bool:
+        """Whether the node's module holds nothing, or is called here only and has its parameters to itself."""
+        parameters = [id(p) for p in self.module(node).parameters(recurse=False)]
+        if not parameters and not list(self.module(node).buffers(recurse=False)):
+            return not isinstance(self.module(node), nn.modules.batchnorm._BatchNorm)
+        owners = [n for n, m in self.graph.named_modules() if any(id(p) in parameters
+                                                                  for p in m.parameters(recurse=False))]
+        calls = [n for n in self.nodes if n.op == "call_module" and n.target == node.target]
+        return len(calls) == 1 and len(owners) <= 1 and getattr(self.module(node), "running_mean", 0) is not None
+
+    def _mean_over_space(self, node: fx.Node) -> bool:
+        if node.target not in ("mean", torch.mean) or not node.args:
+            return False
+        dims: Any = node.kwargs.get("dim", (*node.args, None)[1])
+        dims = (dims,) if isinstance(dims, int) else dims
+        rank = len(self.shape(self.before(node)))
+        return dims is not None and sorted(d % rank for d in dims) == list(range(2, rank))
+
+    def weight(self, node: fx.Node) -> tuple[np.ndarray, np.ndarray]:
+        """(weight [out, in, places], bias [out]), in double precision."""
+        module = self.module(node)
+        weight = module.weight.detach().double().cpu().flatten(2) if module.weight.dim() > 2 else (
+            module.weight.detach().double().cpu().unsqueeze(2))
+        bias = torch.zeros(len(weight)) if module.bias is None else module.bias.detach().double().cpu()
+        array = weight.numpy()
+        return (array[:, 0] if self.kind[node] == "depthwise" else array), bias.double().numpy()
+
+    def padded(self, node: fx.Node) -> bool:
+        """Whether zeros come in at the border."""
+        module = self.module(node)
+        padding = getattr(module, "padding", 0)
+        none = padding in (0, "valid") or (isinstance(padding, tuple) and not any(padding))
+        return not none and module.padding_mode == "zeros"
+
+    def border(self, node: fx.Node) -> bool:
+        """Whether an average takes zeros from outside of the image."""
+        if node.target in WINDOW_CALLS:
+            average = "avg" in str(getattr(node.target, "__name__", ""))
+            return average and (len(node.args) > 3 or "padding" in node.kwargs)
+        module = self.module(node)
+        padding = getattr(module, "padding", 0)
+        some = any(padding) if isinstance(padding, tuple) else bool(padding)
+        return isinstance(module, nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d) and some

@@ -1,0 +1,47 @@
+import pytest
+import torch
+
+from seamlib.records import runtime
+
+
+def test_devices():
+    assert runtime.device("cpu") == torch.device("cpu")
+    assert runtime.device().type in ("cpu", "cuda")
+    with pytest.raises(ValueError, match="unknown device 'gpu': allowed are auto, cpu, cuda and cuda:N"):
+        runtime.device("gpu")
+    with pytest.raises(ValueError, match="'cuda:99' is not on this machine"):
+        runtime.device("cuda:99")
+
+
+def test_a_digest_depends_on_names_types_shapes_and_bytes_alone():
+    a, b = torch.arange(4.0), torch.ones(2, 2)
+    digest = runtime.digest({"a": a, "b": b})
+    assert digest == runtime.digest({"b": b.t().contiguous(), "a": a.clone()})
+    assert len(digest) == 64
+    for other in ({"a": a, "c": b}, {"a": a.double(), "b": b}, {"a": a.view(2, 2), "b": b}, {"a": a + 1, "b": b}):
+        assert runtime.digest(other) != digest
+
+
+def test_an_atomic_write_that_fails_leaves_nothing(tmp_path):
+    def half_write():
+        with runtime.atomic(tmp_path / "x") as part:
+            part.write_text("half")
+            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        half_write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_seeded_gives_the_generator_back():
+    before = torch.get_rng_state()
+    with runtime.seeded(3, torch.device("cpu")):
+        first = torch.rand(2)
+    with runtime.seeded(3, torch.device("cpu")):
+        assert torch.equal(torch.rand(2), first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_provenance(tmp_path):
+    assert runtime.commit(tmp_path) == ("unknown", True)
+    assert runtime.versions()["torch"] == torch.__version__.split("+")[0]
+    assert runtime.describe(torch.device("cpu"))["kind"] == "cpu"

@@ -1,0 +1,141 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from seamlib import models
+from seamlib.evaluate import accuracy
+from seamlib.problems import data
+from seamlib.records import cache
+from seamlib.reuse.finetune import Training, TrainingStopped, finetune
+
+
+def test_it_is_sgd(tiny, problem):
+    tiny[4].p = 0.0
+    want = copy.deepcopy(tiny)
+    optimiser = torch.optim.SGD(want.parameters(), 0.1, momentum=0.5, weight_decay=0.01)
+    for _ in range(2):
+        want.train()
+        for x, y in problem[0]:
+            optimiser.zero_grad()
+            F.cross_entropy(want(x), y).backward()
+            optimiser.step()
+    training = Training(lr=0.1, momentum=0.5, weight_decay=0.01, epochs=2, schedule="constant")
+    found, history = finetune(tiny, problem[0], training)
+    for a, b in zip(found.state_dict().values(), want.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert [e["epoch"] for e in history] == [0, 1]
+    assert not found.training
+
+
+def test_the_model_given_is_unchanged_and_the_best_epoch_on_val_is_returned(tiny, problem):
+    before = copy.deepcopy(tiny.state_dict())
+    train, val = problem
+    found, history = finetune(tiny, train, Training(lr=0.2, epochs=6), val)
+    assert all(torch.equal(v, before[k]) for k, v in tiny.state_dict().items())
+    assert accuracy(found, val) == max(e["accuracy"] for e in history)
+
+
+def test_a_nan_loss_stops_and_keeps_the_last_good_model(tiny, problem):
+    train, val = problem
+
+    class TurnsBad(list):
+        passes = 0
+
+        def __iter__(self):
+            TurnsBad.passes += 1
+            factor = math.nan if TurnsBad.passes == 2 else 1.0
+            return iter([(x * factor, y) for x, y in super().__iter__()])
+    with pytest.raises(TrainingStopped, match="the loss is nan at epoch 1: lower lr, now 0.05") as caught:
+        finetune(tiny, TurnsBad(train), Training(epochs=3))
+    assert not caught.value.result.training
+    assert caught.value.result(val[0][0]).isfinite().all()
+
+
+@pytest.mark.parametrize(("field", "value", "text"), [
+    ("lr", 0.0, "lr is 0.0: it must be above 0, or 0 with lr_output above 0"), ("lr_output", 0.0, "lr_output is 0.0"),
+    ("patience", -1, "patience is -1"), ("momentum", 1.0, "momentum is 1.0: it must be in"),
+    ("epochs", 0, "epochs is 0"), ("schedule", "step", "unknown schedule 'step': allowed are constant, cosine"),
+])
+def test_bad_parameters(field, value, text):
+    with pytest.raises(ValueError, match=text):
+        Training(**{field: value})
+
+
+@pytest.fixture
+def student(tiny):
+    body, n = models.split(tiny)
+    return models.student(body, n, 2)
+
+
+def test_rates_by_group(student, problem):
+    """One step of plain SGD moves each weight by its rate times its gradient."""
+    want = copy.deepcopy(student).train()
+    torch.manual_seed(3)
+    F.cross_entropy(want(problem[0][0][0]), problem[0][0][1]).backward()
+    training = Training(lr=0.01, lr_output=0.1, momentum=0.0, weight_decay=0.0, epochs=1, schedule="constant", seed=3)
+    found, _ = finetune(student, problem[0][:1], training)
+    for name, p in found.named_parameters():
+        rate = 0.1 if name.startswith("output.") else 0.01
+        torch.testing.assert_close(p, want.get_parameter(name) - rate * want.get_parameter(name).grad)
+
+
+def test_the_output_layer_alone_while_batch_norms_statistics_adapt(student, problem):
+    found, _ = finetune(student, problem[0], Training(lr=0.0, lr_output=0.1, epochs=2))
+    before, after = student.state_dict(), found.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"output.weight", "output.bias", "body.1.running_mean", "body.1.running_var",
+                       "body.1.num_batches_tracked"}
+    assert all(p.requires_grad for p in found.parameters())
+
+
+def test_a_rate_for_an_output_layer_that_is_not_there(tiny, problem):
+    with pytest.raises(ValueError, match="no parameter is called output.*: make the model with models.student"):
+        finetune(tiny, problem[0], Training(lr_output=0.1))
+
+
+def test_patience_ends_training_when_nothing_improves(tiny, problem):
+    train, val = problem
+    wrong = [(x, 1 - y) for x, y in val]  # the better it learns, the worse it does
+    _, history = finetune(tiny, train, Training(lr=0.1, epochs=40, patience=3, schedule="constant"), wrong)
+    best = max(range(len(history)), key=lambda i: history[i]["accuracy"])
+    assert len(history) == best + 4 < 40
+
+
+class Crash(Exception):
+    pass
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_training_goes_on_after_a_crash_as_if_nothing_had_happened(student, tmp_path, momentum):
+    images = torch.randint(0, 256, (20, 1, 6, 6), dtype=torch.uint8)
+    split = data.Split(images, (images.float().mean((1, 2, 3)) > 128).long())
+    training, val = Training(lr=0.05, momentum=momentum, epochs=5), data.batches(split, 8)
+    student.dropout.p = 0.3
+    want, told = finetune(student, data.batches(split, 8, seed=0), training, val)
+
+    def crash(epoch):
+        if epoch["epoch"] == 2:
+            raise Crash
+    file = tmp_path / "unfinished"
+    with pytest.raises(Crash):
+        finetune(student, data.batches(split, 8, seed=0), training, val, on_epoch=crash, checkpoint=file)
+    epochs = []
+    found, history = finetune(student, data.batches(split, 8, seed=0), training, val, on_epoch=epochs.append,
+                              checkpoint=file)
+    assert [e["epoch"] for e in epochs] == [3, 4]
+    assert history == told
+    for name, value in want.state_dict().items():
+        assert torch.equal(value, found.state_dict()[name]), name
+    with pytest.raises(ValueError, match="made with other parameters"):
+        finetune(student, data.batches(split, 8, seed=0), Training(lr=0.06, epochs=5), val, checkpoint=file)
+
+
+def test_a_damaged_checkpoint_is_begun_anew(student, problem, tmp_path):
+    file = tmp_path / "unfinished"
+    file.write_bytes(b"half a file")
+    _, history = finetune(student, problem[0], Training(epochs=1), checkpoint=file)
+    assert len(history) == 1
+    assert cache.read(file) is not None

@@ -1,0 +1,94 @@
+"""The weight gradient as a product is the weight gradient."""
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch import nn
+
+from seamlib.search import lowering
+
+
+def gradients(layer, x, upstream):
+    layer.zero_grad()
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    y.backward(upstream.to(y.dtype))
+    return [y.detach(), x.grad, layer.weight.grad] + ([] if layer.bias is None else [layer.bias.grad])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_it_is_conv2d_and_its_gradients(data):
+    draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
+    kernel, stride, padding = ((draw(1, 3), draw(1, 3)), (draw(1, 2), draw(1, 2)), (draw(0, 1), draw(0, 2)))
+    plain = nn.Conv2d(draw(1, 5), draw(1, 5), kernel, stride, padding, bias=data.draw(st.booleans()))
+    x = torch.randn(draw(1, 4), plain.in_channels, draw(3, 7), draw(3, 7))
+    if data.draw(st.booleans()):
+        x = x.to(memory_format=torch.channels_last)
+    upstream = torch.randn_like(plain(x).detach())
+    expected = gradients(plain, x, upstream)
+    lowering.product_gradients(plain)
+    assert type(plain) is lowering.Convolution
+    for a, b in zip(gradients(plain, x, upstream), expected, strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        torch.testing.assert_close(a, b, rtol=0.03, atol=0.03 * float(b.abs().max()) + 1e-6)
+
+
+def test_large_batches_and_full_precision_go_the_usual_way(monkeypatch):
+    layer = nn.Conv2d(2, 3, 3, padding=1)
+    lowering.product_gradients(layer)
+    used = []
+    monkeypatch.setattr(lowering._Convolve, "apply", lambda *a: used.append(1) or torch.zeros(1))
+    layer(torch.rand(4, 2, 4, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(torch.rand(4, 2, 32, 32))
+        assert not used
+        layer(torch.rand(4, 2, 16, 16))
+    assert used
+
+
+@pytest.mark.parametrize("layer", [
+    nn.Conv2d(2, 2, 3, groups=2), nn.Conv2d(2, 2, 3, dilation=2), nn.Conv2d(2, 2, 3, padding="same"),
+    nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), nn.Conv1d(2, 2, 3), nn.Linear(2, 2)], ids=str)
+def test_other_layers_stay_as_they_are(layer):
+    kind = type(layer)
+    lowering.product_gradients(layer)
+    assert type(layer) is kind
+
+
+def test_lowered_layers_answer_as_under_autocast_and_nothing_else_is_lowered():
+    def net(kind=torch.float32):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(16, 2)).to(kind)
+    x, lowered = torch.rand(3, 1, 4, 4), net()
+    lowering.lower(lowered)
+    assert [p.dtype for p in lowered.parameters()] == [torch.bfloat16] * 2 + [torch.float32] * 2 + [torch.bfloat16] * 2
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(lowered(x), net()(x))
+    double = net(torch.float64)
+    lowering.lower(double)
+    assert {p.dtype for p in double.parameters()} == {torch.float64}
+
+
+def test_lowered_layers_compute_in_bf16_under_vmap_too():
+    layer = nn.Conv2d(2, 3, 3)
+    lowering.lower(layer)
+    weights, x = torch.rand(4, 3, 2, 3, 3).bfloat16(), torch.rand(4, 5, 2, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = torch.vmap(lambda w, x: torch.func.functional_call(layer, {"weight": w}, (x,)))(weights, x)
+    assert y.dtype == torch.bfloat16
+
+
+def test_tied_layers_are_lowered_together_unless_one_is_of_another_kind():
+    class Tied(nn.Module):
+        def __init__(self, first):
+            super().__init__()
+            self.first, self.last = first, nn.Linear(4, 6, bias=False)
+            self.last.weight = first.weight
+    both, other = Tied(nn.Linear(4, 6)), Tied(nn.Embedding(6, 4))
+    lowering.lower(both)
+    lowering.lower(other)
+    assert both.last.weight.dtype == torch.bfloat16
+    assert len(both.last._forward_pre_hooks) == len(both.first._forward_pre_hooks) == 1
+    assert other.last.weight.dtype == torch.float32

@@ -1,0 +1,88 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from seamlib import masks, models
+from seamlib.ship import export, timing
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+
+
+@pytest.fixture
+def small():
+    """A ResNet20 with half of its weights masked away, and a head."""
+    body = models.build("resnet20-cifar10")
+    for module in body.modules():  # statistics of a trained model: batch norm must be folded exactly
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2), module.running_var.uniform_(0.5, 2)
+    mask = {n: torch.rand_like(p) > 0.5 for n, p in body.named_parameters() if n in masks.maskable(body)}
+    return torch.nn.Sequential(masks.apply_masks(body, mask), models.new_head(10, 2)).eval()
+
+
+def test_zeros_survive_and_the_model_is_unchanged(small, tmp_path):
+    before = copy.deepcopy(small.state_dict())
+    path = export.export_onnx(small.train(), torch.rand(2, 3, 32, 32), tmp_path / "model.onnx")
+    assert small.training
+    assert all(torch.equal(v, before[k]) for k, v in small.state_dict().items())
+    graph = onnx.load(str(path)).graph
+    arrays = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+    kernels = [arrays[node.input[1]] for node in graph.node if node.op_type in ("Conv", "Gemm")]
+    expected = [m.weight for m in small.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    assert not any(node.op_type == "BatchNormalization" for node in graph.node)  # it is folded into the convolutions
+    assert sorted(int(np.count_nonzero(k)) for k in kernels) == sorted(int(w.count_nonzero()) for w in expected)
+    assert [d.dim_value for d in graph.input[0].type.tensor_type.shape.dim] == [2, 3, 32, 32]
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "deepsparse"])
+def test_a_masked_model_with_its_head_gives_torchs_output(small, engine, tmp_path):
+    if engine not in timing.installed():
+        pytest.skip(f"{engine} is not installed")
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = {"small": small(x)}
+    path = export.export_onnx(small, x, tmp_path / "model.onnx")
+    found = timing.latency({"small": path}, x, engine, expected=expected, rounds=1, threads=1)
+    assert found.by_model["small"]["error"] < 1e-4
+
+
+def test_any_number_of_images_names_and_provenance(small, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    path = export.export_onnx(small, torch.rand(2, 3, 32, 32), tmp_path / "model.onnx", any_batch=True,
+                              classes=["other", "cat"], about={"source": "resnet20-cifar10"})
+    session = runtime.InferenceSession(str(path))
+    assert session.get_modelmeta().custom_metadata_map == {"classes": '["other", "cat"]', "source": "resnet20-cifar10"}
+    for n in (1, 5):
+        x = torch.rand(n, 3, 32, 32)
+        (found,) = session.run(None, {"images": x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), small(x), rtol=1e-3, atol=1e-4)
+
+
+def test_a_file_that_answers_differently_is_not_written(tmp_path):
+    class Counts(torch.nn.Module):
+        """Its answer depends on the number of images, which tracing takes for a constant."""
+
+        def forward(self, x):
+            return x.flatten(1) * len(x)
+    with pytest.raises(ValueError, match=r"onnxruntime's logits differ from torch's by .* for 4 images"):
+        export.export_onnx(Counts().eval(), torch.rand(2, 3), tmp_path / "model.onnx", any_batch=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_export_leaves_what_was_there(tmp_path):
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            raise RuntimeError("no")
+    path = tmp_path / "model.onnx"
+    path.write_text("before")
+    with pytest.raises(RuntimeError, match="no"):
+        export.export_onnx(Odd(), torch.rand(1, 2), path)
+    assert path.read_text() == "before"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_without_onnx_the_error_says_how_to_get_it(small, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(ModuleNotFoundError, match="needs the package onnx: pip install onnx"):
+        export.export_onnx(small, torch.rand(1, 3, 32, 32), tmp_path / "model.onnx")

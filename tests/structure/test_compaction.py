@@ -1,0 +1,241 @@
+import copy
+from functools import partial
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings, strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from seamlib import masks, models
+from seamlib.structure.compaction import compact
+
+SHARES = st.floats(0, 1)
+
+
+def killed(model, share, seed=0, every=False):
+    """`model`, in double precision, with a share of each layer's outputs dead, and norms that are no identity."""
+    draw = torch.Generator().manual_seed(seed)
+    layers = [m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd | nn.Linear)]
+    for m in layers[:None if every else -1]:
+        dead = torch.rand(len(m.weight), generator=draw) < share
+        m.weight.data[dead] = 0
+        if m.bias is not None:
+            m.bias.data[dead & (torch.rand(len(dead), generator=draw) < 0.5)] = 0
+    for m in model.modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm):
+            for t, low, high in ((m.running_mean, -0.5, 0.5), (m.running_var, 0.5, 2), (m.weight, 0.5, 1.5),
+                                 (m.bias, -1, 1)):
+                if t is not None:
+                    t.data.uniform_(low, high, generator=draw)
+    return model.double().eval()
+
+
+def weights(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def same(model, small, *shape):
+    for x in (torch.rand(2, *shape, dtype=torch.float64), 5 * torch.randn(2, *shape, dtype=torch.float64),
+              torch.zeros(1, *shape, dtype=torch.float64)):
+        torch.testing.assert_close(small(x), model(x), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "shapes"), [
+    ("lenet-mnist5k", [(1, 28, 28)]), ("resnet20-cifar10", [(3, 32, 32), (3, 33, 27)]),
+    ("vgg16_bn-cifar10", [(3, 32, 32), (3, 40, 44)])])
+def test_the_source_models_answer_the_same_with_fewer_weights(name, shapes):
+    model = killed(models.build(name), 0.5)
+    before = copy.deepcopy(model.state_dict())
+    small, report = compact(model, torch.rand(1, *shapes[0], dtype=torch.float64))
+    for shape in shapes:
+        same(model, small, *shape)
+    assert weights(small) < 0.65 * weights(model)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    layers = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert set(report.channels) == set(layers)
+    assert all(after <= n == len(model.get_submodule(layer).weight) for layer, (n, after) in report.channels.items())
+    assert report.channels[layers[-1]] == (10, 10)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "densenet121", "squeezenet1_0",
+                                  "shufflenet_v2_x0_5"])
+def test_models_of_torchvision(name):
+    model = killed(torchvision.models.get_model(name, weights=None), 0.5)
+    small, report = compact(model, torch.rand(1, 3, 65, 65, dtype=torch.float64))
+    same(model, small, 3, 71, 66)
+    assert weights(small) < weights(model)
+    assert bool(report.left) == (name in ("mobilenet_v3_small", "shufflenet_v2_x0_5"))  # products, shuffles
+
+
+@pytest.mark.parametrize("removed", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize(("name", "size"), [("resnet20-cifar10", 32), ("vgg16_bn-cifar10", 32), ("resnet18", 65),
+                                            ("mobilenet_v2", 65)])
+def test_random_masks(name, size, removed):
+    build = models.build if "-" in name else partial(torchvision.models.get_model, weights=None)
+    model = killed(build(name), 0.0)
+    masks.apply_masks(model, masks.drawn(model, removed, seed=1))
+    small, report = compact(model, torch.rand(1, 3, size, size, dtype=torch.float64))
+    same(model, small, 3, size, size)
+    assert weights(small) <= weights(model)
+    if removed == 0.99 and name in ("resnet20-cifar10", "mobilenet_v2"):
+        assert sum(after for _, after in report.channels.values()) < sum(n for n, _ in report.channels.values())
+
+
+class Net(nn.Module):
+    """One of everything: padding, strides, a residual addition, a depthwise layer, a concatenation, two poolings."""
+
+    def __init__(self, padding, activation):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 5, 3, padding=padding), nn.Conv2d(5, 5, 3, padding=1, bias=False)
+        self.norm, self.act = nn.BatchNorm2d(5), activation
+        self.deep, self.c = nn.Conv2d(5, 5, 3, padding=1, groups=5), nn.Conv2d(10, 4, 3, stride=2, padding=padding)
+        self.late, self.out = nn.BatchNorm2d(4), nn.Linear(4 * 4, 3)
+
+    def forward(self, x):
+        x = self.act(self.a(x))
+        x = self.act(self.norm(self.b(x)) + x)
+        x = torch.cat([self.deep(x), F.max_pool2d(x, 3, 1, 1)], 1)
+        x = self.late(self.act(self.c(x)))
+        return self.out(F.adaptive_avg_pool2d(x, 2).flatten(1))
+
+
+@settings(max_examples=60)
+@given(SHARES, st.integers(0, 99), st.sampled_from([0, 1]),
+       st.sampled_from([nn.ReLU(), nn.Sigmoid(), nn.ReLU(inplace=True), nn.Hardswish()]), st.booleans(),
+       st.sampled_from([1, 3, 8]))
+def test_whatever_dies_the_answers_are_the_same(share, seed, padding, activation, every, multiple):
+    torch.manual_seed(seed)
+    model = killed(Net(padding, activation), share, seed, every)
+    small, report = compact(model, torch.rand(1, 2, 9, 9, dtype=torch.float64), multiple=multiple)
+    for size in (9, 12):
+        same(model, small, 2, size, size)
+    assert not report.left
+    assert all(after % multiple == 0 or after == before for before, after in report.channels.values())
+    assert weights(small) <= weights(model)
+
+
+def test_channels_by_hand():
+    first, second = nn.Conv2d(1, 3, 1), nn.Conv2d(3, 1, 1)
+    first.weight.data, first.bias.data = torch.tensor([1.0, 0, 2]).view(3, 1, 1, 1), torch.tensor([0.0, 5, 0])
+    second.weight.data, second.bias.data = torch.tensor([1.0, 3, 0]).view(1, 3, 1, 1), torch.tensor([1.0])
+    small, report = compact(nn.Sequential(first, nn.ReLU(), second).eval(), torch.rand(1, 1, 2, 2))
+    assert report.channels == {"0": (3, 1), "2": (1, 1)}  # the second is always 5, nobody reads the third
+    convolutions = [m for m in small.modules() if isinstance(m, nn.Conv2d)]
+    assert convolutions[0].weight.flatten().tolist() == [1]
+    assert convolutions[1].weight.flatten().tolist() == [1]
+    assert convolutions[1].bias.tolist() == [16]  # 1 + 3 * 5
+
+
+def test_under_padding_one_constant_channel_stands_for_all():
+    first, second = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 1, 3, padding=1)
+    first.weight.data[1:], first.bias.data = torch.zeros(3, 1, 1, 1), torch.tensor([0.0, 2, 4, -1])
+    model = nn.Sequential(first, nn.ReLU(), second).eval()
+    small, report = compact(model, torch.rand(1, 1, 4, 4))
+    assert report.channels["0"] == (4, 2)  # the varying one, one for 2 and 4; after ReLU the last is 0
+    x = torch.rand(1, 1, 5, 7)
+    torch.testing.assert_close(small(x), model(x))
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner, self.outer = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 9, 3, padding=1), nn.Conv2d(9, 4, 1)
+
+    def forward(self, x):
+        x = F.relu(self.first(x))
+        return x + self.outer(F.relu(self.inner(x)))
+
+
+@pytest.mark.parametrize("bias", [0.0, 0.5])
+def test_a_branch_of_constants_is_gone(bias):
+    model = Residual().eval()
+    model.outer.weight.data.zero_(), model.outer.bias.data.fill_(bias)
+    small, report = compact(model, torch.rand(1, 1, 4, 4))
+    assert report.channels == {"first": (4, 4), "inner": (9, 0), "outer": (4, 0)}
+    assert sum(isinstance(m, nn.Conv2d) for m in small.modules()) == 1
+    x = torch.rand(2, 1, 5, 5)
+    torch.testing.assert_close(small(x), model(x))
+
+
+def test_a_model_that_is_all_zero_still_answers():
+    model = killed(models.build("lenet-mnist5k"), 1.0, every=True)
+    small, _ = compact(model, torch.rand(1, 1, 28, 28, dtype=torch.float64))
+    same(model, small, 1, 28, 28)
+    assert weights(small) < 0.02 * weights(model)
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+class Pools(nn.Module):
+    """Operations with several results."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+
+    def forward(self, x):
+        x, _ = F.max_pool2d(self.conv(x), 2, return_indices=True)
+        a, b = x.chunk(2, 1)
+        return (a * b).flatten(1)
+
+
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(2, divisor_override=3), nn.AvgPool2d(2, 1, 1), nn.MaxPool2d(2, 1, 1)])
+def test_averages_that_are_no_means_and_borders(pool):
+    model = killed(nn.Sequential(nn.Conv2d(1, 4, 1), pool, nn.Conv2d(4, 2, 1)), 0.7, seed=3)
+    small, _ = compact(model, torch.rand(1, 1, 6, 6, dtype=torch.float64))
+    same(model, small, 1, 7, 7)
+
+
+def test_pooling_over_features_is_left_alone():
+    model = nn.Sequential(nn.Linear(4, 6), nn.MaxPool1d(2), nn.Linear(3, 2)).eval()
+    small, report = compact(model, torch.rand(5, 4))
+    assert list(report.left) == ["model_1"]
+    x = torch.rand(5, 4)
+    torch.testing.assert_close(small(x), model(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(dtype):
+    model = killed(models.build("resnet20-cifar10"), 0.4).to(dtype)
+    small, _ = compact(model, torch.rand(2, 3, 32, 32, dtype=dtype))
+    assert weights(small) < weights(model)
+
+
+def test_operations_with_several_results_are_left_alone():
+    model = Pools().eval()
+    model.conv.weight.data[0] = 0
+    small, report = compact(model, torch.rand(1, 1, 6, 6))
+    x = torch.rand(2, 1, 8, 8)
+    torch.testing.assert_close(small(x), model(x))
+    assert report.channels == {"conv": (4, 4)}
+    assert len(report.left) >= 2
+
+
+class Reads(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match=r"Reads cannot be traced by torch\.fx .*must not depend on the values"):
+        compact(Reads().eval(), torch.rand(1, 1))
+    with pytest.raises(ValueError, match=r"LeNet does not take an example of shape \(1, 3, 28, 28\)"):
+        compact(models.build("lenet-mnist5k").eval(), torch.rand(1, 3, 28, 28))
+    with pytest.raises(ValueError, match="multiple is 0: it must be 1 .* or more, such as 16"):
+        compact(nn.Linear(1, 1).eval(), torch.rand(1, 1), multiple=0)
+    with pytest.raises(ValueError, match="it returns a tuple, not a tensor"):
+        compact(Pair().eval(), torch.rand(1, 1))
+    with pytest.raises(ValueError, match="or a part of it, is in train mode"):
+        compact(nn.Linear(1, 1), torch.rand(1, 1))
+
+
+def test_a_result_that_would_answer_differently_is_refused(monkeypatch):
+    monkeypatch.setattr("seamlib.structure.compaction._Rewriting.rewrite",
+                        lambda self: self.channels.graph.get_submodule("model.fc2").bias.data.add_(1))
+    with pytest.raises(ValueError, match="answers differently"):
+        compact(models.build("lenet-mnist5k").eval(), torch.rand(1, 1, 28, 28))

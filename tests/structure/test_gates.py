@@ -1,0 +1,156 @@
+import copy
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch import nn
+
+from seamlib import models
+from seamlib.masks import apply_masks, binarize
+from seamlib.search import Search, many, reengineer
+from seamlib.search.loop import Run
+from seamlib.ship import cost
+from seamlib.structure import Gates, channel_groups, compact
+
+
+@pytest.fixture
+def chain():
+    """Two convolutions without padding and two linear layers: 1 -> 4 -> 6 channels, 6 * 4 -> 5 -> 3 features."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
+
+
+IMAGE = torch.zeros(1, 1, 8, 8)
+
+
+def closed(gates, share, seed):
+    draw = torch.Generator().manual_seed(seed)
+    gates.values.data[torch.rand(gates.values.shape, generator=draw) < share] = -1
+    return gates
+
+
+def test_groups_of_a_chain_by_hand(chain):
+    layers, n = channel_groups(chain, IMAGE)
+    assert n == 4 + 6 + 5
+    assert list(layers) == ["0.weight", "3.weight", "7.weight", "9.weight"]
+    assert layers["0.weight"].into.tolist() == layers["9.weight"].out[:1].tolist() == [n]
+    assert layers["0.weight"].out.tolist() == layers["3.weight"].into.tolist() == [0, 1, 2, 3]
+    assert layers["7.weight"].into.tolist() == [g for g in layers["3.weight"].out.tolist() for _ in range(4)]
+    costs = [9 * 4 * 36, 9 * 24 * 16, 24 * 5, 15]
+    assert [layer.share for layer in layers.values()] == pytest.approx([c / sum(costs) for c in costs])
+
+
+def test_what_an_addition_joins_is_one_group():
+    layers, n = channel_groups(models.build("resnet20-cifar10").eval(), torch.zeros(1, 3, 32, 32))
+    stream = layers["conv1.weight"].out.tolist()
+    assert all(layers[f"layer1.{b}.conv2.weight"].out.tolist() == stream for b in range(3))
+    assert n == (16 + 32 + 64) * 4  # in each stage the stream, and the middle of three blocks
+    assert set(layers["fc.weight"].out.tolist()) == {n}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(0, 0.8), st.integers(0, 99))
+def test_what_the_gates_promise_compaction_delivers(share, seed):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
+                          nn.Flatten(), nn.Linear(24, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
+    gates = closed(Gates(model, IMAGE), share, seed)
+    opened = (gates.values > 0).float()
+    parts = [opened[:4], opened[4:10], opened[10:]]
+    if any(not part.any() for part in parts):
+        return  # a layer without any channel keeps one, as no tensor has none
+    masks = binarize(gates.scores({name: torch.ones_like(model.get_parameter(name)) for name in gates.layers}))
+    small, _ = compact(apply_masks(copy.deepcopy(model), masks), IMAGE)
+    before, after = (sum(dense for dense, _ in cost.flops(m, IMAGE).by_layer.values()) for m in (model, small))
+    assert float(gates.multiply_adds(opened)) == pytest.approx(after / before)
+
+
+def test_a_gate_has_the_gradients_of_its_kept_weights(chain):
+    gates = Gates(chain, IMAGE)
+    score = torch.randn(4, 1, 3, 3, requires_grad=True)
+    gates.values.data[1] = -1
+    weight = torch.randn(4, 1, 3, 3)
+    out = gates.scores({"0.weight": score, "0.bias": score})
+    assert out["0.bias"] is score  # a channel without weights is a constant whatever its bias
+    assert (out["0.weight"][1] == -1).all()
+    assert torch.equal(out["0.weight"][0], score[0])
+    (out["0.weight"] * weight).sum().backward()
+    torch.testing.assert_close(score.grad, weight)  # straight through the shut gate as well
+    torch.testing.assert_close(gates.values.grad[:4], (weight * (score > 0)).sum((1, 2, 3)))
+    assert not gates.values.grad[4:].any()
+
+
+def test_the_pressure_on_a_gate_is_what_its_channel_costs(chain):
+    gates = Gates(chain, IMAGE)
+    gates.values.data[0] = -1  # 3 of 4 channels are left to read
+    gates.add_pressure(torch.tensor(2.0))
+    first, second, third, fourth = (layer.share for layer in channel_groups(chain, IMAGE)[0].values())
+    want = [first / 4 + second / 4] * 4 + [second * 3 / 4 / 6 + third / 6] * 6 + [third / 5 + fourth / 5] * 5
+    torch.testing.assert_close(gates.values.grad, 2 * torch.tensor(want))
+    gates.add_pressure(torch.tensor(1.0))
+    torch.testing.assert_close(gates.values.grad, 3 * torch.tensor(want))
+
+
+SEARCH = Search(epochs=4, lr_mask=0.2, alpha=0.0, structure=30.0, head_only_every=0)
+
+
+@pytest.fixture
+def problem(chain):
+    draw = torch.Generator().manual_seed(1)
+    x, y = torch.rand(64, 1, 8, 8, generator=draw), torch.randint(0, 2, (64,), generator=draw)
+    train = [(x[i:i + 8], y[i:i + 8]) for i in range(0, 64, 8)]
+    return chain, models.new_head(3, 2), train, train[:2]
+
+
+def test_a_search_under_pressure_leaves_a_smaller_model(problem):
+    model, head, train, val = problem
+    found, plain = (reengineer(model, head, train, val, dataclasses.replace(SEARCH, structure=s)) for s in (30.0, 0.0))
+    size = [compact(f.module(), IMAGE)[1].channels for f in (found, plain)]
+    assert sum(after for _, after in size[0].values()) < sum(after for _, after in size[1].values())
+    rows = found.masks["3.weight"].flatten(1)
+    assert (rows.any(1) != rows.all(1)).sum() < len(rows)  # whole channels
+
+
+def test_without_structure_there_are_no_gates(problem):
+    model, head, train, _ = problem
+    assert Run(model, head, None, SEARCH, 8).gates is None
+    found = reengineer(model, head, train, train, dataclasses.replace(SEARCH, structure=0.0))
+    assert len(found.history) == 4
+
+
+def test_a_search_under_pressure_goes_on_from_its_checkpoint(problem, tmp_path):
+    model, head, train, val = problem
+
+    def stop(epoch):
+        if epoch["epoch"] == 1:
+            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        reengineer(model, head, train, val, SEARCH, checkpoint=tmp_path / "state", on_epoch=stop)
+    resumed = reengineer(model, head, train, val, SEARCH, checkpoint=tmp_path / "state")
+    whole = reengineer(model, head, train, val, SEARCH)
+    assert resumed.history == whole.history
+    assert all(torch.equal(m, resumed.masks[name]) for name, m in whole.masks.items())
+
+
+def test_many_searches_under_pressure_have_gates_of_their_own(problem):
+    model, head, train, _ = problem
+    trains = [train, [(x, 1 - y) for x, y in train[::-1]]]
+    for k, ours in enumerate(many.together(model, [head, head], trains, trains, SEARCH)):
+        alone = reengineer(model, head, trains[k], trains[k], SEARCH)
+        assert all(torch.equal(m, alone.masks[name]) for name, m in ours.masks.items())
+        assert ours.history[-1]["kept"] == alone.history[-1]["kept"] < 1
+
+
+def test_a_model_that_cannot_be_traced_has_no_gates(problem):
+    _, head, train, val = problem
+
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(64, 3)
+
+        def forward(self, x):
+            return self.layer(x.flatten(1)) if x.sum() > 0 else self.layer(x.flatten(1) + 1)
+    with pytest.raises(ValueError, match="Branches cannot be traced"):
+        reengineer(Branches().eval(), head, train, val, SEARCH)
