@@ -22,7 +22,6 @@ import itertools
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -115,13 +114,16 @@ def command(record: records.Record) -> str:
 
 
 def finished(notebook: str, parameters: dict[str, Any]) -> Path | None:
-    """The record of this cell, if there is a whole one from the same weights file."""
+    """The record of this cell, if there is a whole one from the same weights file and, if one was asked for by name,
+    in the same precision."""
     folder = ROOT / parameters["runs"] / notebook
     kind = runtime.device(parameters["device"]).type
+    wanted = parameters.get("precision", "auto")
     for path in folder.glob(f"*-{kind}-{records.key(parameters)}.json"):
         with contextlib.suppress(ValueError, OSError):
             record = records.read(path)
-            if record.parameters.get("weights") == parameters.get("weights"):
+            same = wanted in ("auto", record.device.get("precision", wanted))
+            if same and record.parameters.get("weights") == parameters.get("weights"):
                 for file in files_of(record, path):  # raises if the weights it made are another run's
                     file.stat()
                 return path
@@ -186,15 +188,18 @@ def cells(preset: str, given: dict[str, Any]) -> list[list[tuple[str, dict[str, 
     """The stages of a preset, each a list of cells that do not depend on one another; every cell is checked."""
     grid = yaml.safe_load((ROOT / "notebooks" / "grid.yml").read_text())
     runtime.check_choice("preset", preset, tuple(grid))
-    stages, used = [], set()
-    for entry in grid[preset]:
-        known = declared(entry["notebook"])
-        mine = {name: value for name, value in given.items() if name in known}
-        used |= set(mine)
-        axes = {**entry.get("parameters", {}), **mine}
-        lists = [_values(value) for value in axes.values()]
-        stages.append([(entry["notebook"], checked(entry["notebook"], dict(zip(axes, values, strict=True))))
-                       for values in itertools.product(*lists)])
+    used: set[str] = set()
+    stages: list[list[tuple[str, dict[str, Any]]]] = []
+    for stage in grid[preset]:
+        stages.append([])
+        for entry in stage if isinstance(stage, list) else [stage]:
+            known = declared(entry["notebook"])
+            mine = {name: value for name, value in given.items() if name in known}
+            used |= set(mine)
+            axes = {**entry.get("parameters", {}), **mine}
+            lists = [_values(value) for value in axes.values()]
+            stages[-1] += [(entry["notebook"], checked(entry["notebook"], dict(zip(axes, values, strict=True))))
+                           for values in itertools.product(*lists)]
     if unused := set(given) - used:
         raise ValueError(f"no notebook of preset {preset!r} has a parameter {sorted(unused)[0]!r}")
     return stages
@@ -213,14 +218,21 @@ def _values(value: Any) -> list[Any]:
 
 
 def run_grid(preset: str, given: dict[str, Any], jobs: int) -> int:
-    """Run the cells of a preset, `jobs` at a time, each in a process of its own. 0 if all have records at the end."""
+    """Run the cells of a preset, `jobs` at a time, each in a kernel of its own. 0 if all have records at the end."""
+    os.environ |= _share(jobs)  # kernels inherit it
+    gpus = _gpus() if jobs > 1 else 0
     for stage in cells(preset, given):
+        for number, (_, parameters) in enumerate(stage):
+            if gpus and parameters["device"] in ("auto", "cuda"):
+                parameters["device"] = f"cuda:{number % gpus}"
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            errors = list(pool.map(_process, itertools.count(), stage, itertools.repeat(jobs, len(stage))))
-        if any(errors):
-            print("".join(errors), end="", file=sys.stderr)
-            return 1
+            if any([*pool.map(lambda cell: run_cell(*cell), stage)]):
+                return 1
     return 0
+
+
+def _gpus() -> int:
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def _share(jobs: int) -> dict[str, str]:
@@ -229,26 +241,14 @@ def _share(jobs: int) -> dict[str, str]:
     return {} if jobs == 1 else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
 
 
-def _process(number: int, cell: tuple[str, dict[str, Any]], jobs: int) -> str:
-    """One cell in a new process, with its share of the cores and one of the GPUs, if any; what went wrong."""
-    notebook, parameters = cell
-    env = {**os.environ, **_share(jobs)}
-    if jobs > 1:
-        gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
-        if gpus:
-            env.setdefault("CUDA_VISIBLE_DEVICES", str(number % gpus))
-    given = [text for name, value in parameters.items() for text in ("-p", f"{name}={value}")]
-    command = [sys.executable, __file__, "cell", notebook, *given]
-    done = subprocess.run(command, env=env, stderr=subprocess.PIPE, text=True)
-    return done.stderr if done.returncode else ""
-
-
 def pages(jobs: int = 1) -> int:
     """Put executed notebooks where the book renders them: report pages, walkthroughs, a run of each quick notebook."""
     target = ROOT / "book" / "runs"
     target.mkdir(parents=True, exist_ok=True)
-    for stage in cells("quick", {"runs": REPORT}):
-        notebook, parameters = stage[0]
+    firsts: dict[str, dict[str, Any]] = {}  # of each quick notebook: the first cell
+    for notebook, parameters in itertools.chain(*cells("quick", {"runs": REPORT})):
+        firsts.setdefault(notebook, parameters)
+    for notebook, parameters in firsts.items():
         shutil.copyfile(ROOT / parameters["runs"] / notebook / f"{records.key(parameters)}.ipynb",
                         target / f"{notebook}.ipynb")
         invitation.invite(target / f"{notebook}.ipynb", f"notebooks/{notebook}.ipynb", ROOT)

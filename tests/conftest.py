@@ -11,6 +11,8 @@ from hypothesis import settings
 from PIL import Image
 from torch import nn
 
+from seamlib.records import runtime
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"  # real weights and images, where they are at hand
 
@@ -22,6 +24,12 @@ settings.load_profile("any machine")
 def _seed():
     torch.manual_seed(0)
     torch.set_num_threads(1)  # tiny inputs: threads would only wait for each other
+
+
+@pytest.fixture
+def bf16(monkeypatch):
+    """bf16 may be asked for, also on a machine that only emulates it: tiny inputs do not mind."""
+    monkeypatch.setattr(runtime, "computes_bf16", lambda device: True)
 
 
 @pytest.fixture

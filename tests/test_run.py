@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import nbformat
@@ -62,6 +63,32 @@ def test_a_grid_is_every_combination_and_can_be_narrowed():
     assert [p["target_class"] for _, p in one] == [4]
 
 
+def test_a_stage_may_be_of_several_notebooks():
+    train, searches, attacks, *timed = run.cells("quick", {})
+    assert {n for n, _ in train} == {"train_source"}
+    assert {n for n, _ in searches} == {"direct_binary", "direct_multiclass", "indirect_reuse", "threshold_study",
+                                        "retrain"}
+    assert {n for n, _ in attacks} == {"defect_inheritance"}
+    assert [len(stage) for stage in timed] == [1, 1]  # what measures time runs alone
+
+
+def test_a_grid_runs_its_cells_side_by_side_each_on_a_gpu_of_its_own_and_stops_after_a_stage_that_failed(monkeypatch):
+    ran, waiting = [], threading.Barrier(2, timeout=20)
+
+    def cell(notebook, parameters):
+        waiting.wait()  # for another one
+        ran.append((notebook, parameters["device"]))
+        return notebook == "bad"
+    stages = [[("good", {"device": "auto"}), ("bad", {"device": "auto"}), ("cpu", {"device": "cpu"}),
+               ("good", {"device": "auto"})], [("never", {"device": "auto"})] * 2]
+    monkeypatch.setattr(run, "run_cell", cell)
+    monkeypatch.setattr(run, "cells", lambda preset, given: stages)
+    monkeypatch.setattr(run, "_share", lambda jobs: {})
+    monkeypatch.setattr(run, "_gpus", lambda: 2)
+    assert run.run_grid("any", {}, jobs=2) == 1
+    assert sorted(ran) == [("bad", "cuda:1"), ("cpu", "cpu"), ("good", "cuda:0"), ("good", "cuda:1")]
+
+
 def test_a_cell_runs_once_and_can_be_verified(runs, capfd):
     cell = ["cell", "direct_binary", *(t for k, v in {**TINY, "runs": "runs/test"}.items() for t in ("-p", f"{k}={v}"))]
     assert run.main(cell) == 0
@@ -82,6 +109,18 @@ def test_a_cell_runs_once_and_can_be_verified(runs, capfd):
     path.write_text(json.dumps(content))
     assert run.main(["verify", str(path)]) == 1
     assert "DIFFERS" in capfd.readouterr().out
+
+    other = "bf16" if record.device["precision"] == "fp32" else "fp32"
+    asked = {**record.parameters, "precision": other}
+    content["parameters"], content["device"]["precision"] = asked, other
+    moved = path.with_name(path.name.replace(records.key(record.parameters), records.key(asked)))
+    moved.write_text(json.dumps(content))
+    shutil.copy(path.with_suffix(".safetensors"), moved.with_suffix(".safetensors"))
+    assert run.finished("direct_binary", asked) == moved
+    content["device"]["precision"] = record.device["precision"]  # what it was is not what is asked for by name
+    moved.write_text(json.dumps(content))
+    assert run.finished("direct_binary", asked) is None
+    moved.unlink()
 
     path.write_text(path.read_text()[:100])  # half a record does not count as finished
     assert run.finished("direct_binary", run.checked("direct_binary", {**TINY, "runs": "runs/test"})) is None

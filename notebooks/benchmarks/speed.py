@@ -78,8 +78,8 @@ def runs(model: str, batch_size: int, where: torch.device, names: tuple[str, ...
     def training(precision: str) -> Run:
         return lambda: finetune(net, train, Training(epochs=1, batch_size=batch_size, precision=precision))
     made: dict[str, Callable[[], Run]] = {
-        "published": published, "ours": lambda: ours("bf16"),
-        "ours fp32": lambda: ours("fp32"), "training": lambda: training("bf16"),
+        "published": published, "ours": lambda: ours("auto"),
+        "ours fp32": lambda: ours("fp32"), "training": lambda: training("auto"),
         "training fp32": lambda: training("fp32")}
     return {name: made[name]() for name in names}
 
@@ -192,7 +192,7 @@ def growth(where: torch.device, rounds: int) -> dict[str, Any]:
 def problems(count: int, where: torch.device) -> dict[str, Run]:
     """An epoch of `count` problems of ResNet20 at batch 64: one after another, and with every step shared."""
     net, head, split = problem("resnet20", where)
-    settings = search.Search(epochs=1, head_only_every=0, precision="bf16")
+    settings = search.Search(epochs=1, head_only_every=0, precision="auto")
     trains = [data.batches(split, settings.batch_size, where, seed=k, flip=True) for k in range(count)]
     single = [SearchRun(net, head, None, settings, 10**9) for _ in trains]
     stack = many._Stack(net, [head] * count, None, settings, 10**9)

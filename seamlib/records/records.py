@@ -34,7 +34,7 @@ class Record:
     seed: int
     commit: str
     dirty: bool  #: whether tracked files differed from the commit
-    device: Mapping[str, Any]  #: kind, name, threads
+    device: Mapping[str, Any]  #: kind, name, threads, features, and the precision of training steps
     seconds: float
     sha256: Mapping[str, str]  #: digests of weights, data and (where there are some) masks
     versions: Mapping[str, str] = field(default_factory=runtime.versions)
@@ -52,9 +52,11 @@ class Record:
 def key(parameters: Mapping[str, Any]) -> str:
     """Eight hex digits over all parameters but those that say where things are (device, folders, files, commit).
 
-    A parameter of LATER at its neutral value counts as not given, so that records from before it keep their names.
+    A parameter of LATER at its neutral value counts as not given, so that records from before it keep their names. So
+    does the precision "auto" as what it was then, "bf16"; what it came to is in a record's `device`.
     """
     what = {k: v for k, v in parameters.items() if k not in PLACES and not (k in LATER and v == LATER[k])}
+    what |= {"precision": "bf16"} if what.get("precision") == "auto" else {}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
 

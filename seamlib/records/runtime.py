@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16")
+FEATURES = ("fma", "avx", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", "asimd")
 PACKAGES = ("seamlib", "torch", "torchvision", "numpy", "safetensors", "fvcore", "mlxtend", "papermill",
             "jupyter-book", "onnx", "onnxruntime", "deepsparse")
 
@@ -40,11 +41,44 @@ def device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def precision(name: str, device: torch.device) -> str:
+    """What training steps of precision `name` run in on `device`: `fp32` or `bf16`.
+
+    `auto`: bf16 where the hardware computes in it (CUDA from Ampere on, CPUs with AVX512-BF16 or AMX), else fp32.
+    Raises ValueError for an unknown name, and for bf16 on a CPU that would have to emulate it.
+    """
+    check_choice("precision", name, PRECISIONS)
+    if name == "auto":
+        return "bf16" if computes_bf16(device) else "fp32"
+    if name == "bf16" and device.type == "cpu" and not computes_bf16(device):
+        raise ValueError("precision is 'bf16', and this CPU has neither AVX512-BF16 nor AMX: emulated, it would be "
+                         "many times slower than fp32; use precision='auto' (fp32 here) or 'fp32'")
+    return name
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bf16 in hardware, as far as the system says."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return bool({"avx512_bf16", "amx_bf16"} & set(cpu_features()))
+
+
+def cpu_features() -> list[str]:
+    """The vector extensions of this CPU that decide how fast it is; empty where the system does not say."""
+    flags: set[str] = set()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.lower().startswith(("flags", "features")):
+                flags |= set(line.partition(":")[2].split())
+    return [f for f in FEATURES if f in flags]
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Context in which matrix products run in `precision`: `fp32` (as they are) or `bf16`."""
     import torch
 
-    check_choice("precision", precision, PRECISIONS)
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -138,13 +172,14 @@ def versions() -> dict[str, str]:
     return found
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """kind, name and (CPU) threads of `device`, for a record."""
+def describe(device: torch.device, trained_in: str = "") -> dict[str, Any]:
+    """kind, name, (CPU) threads and vector extensions of `device`, for a record; and what steps of precision
+    `trained_in`, where there are some, run in there (see `precision`, which may raise)."""
     import torch
 
-    if device.type == "cuda":
-        return {"kind": "cuda", "name": torch.cuda.get_device_name(device), "threads": torch.get_num_threads()}
-    return {"kind": device.type, "name": _cpu_name(), "threads": torch.get_num_threads()}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
+    return {"kind": device.type, "name": name, "threads": torch.get_num_threads(), "features": cpu_features(),
+            **({"precision": precision(trained_in, device)} if trained_in else {})}
 
 
 def _cpu_name() -> str:

@@ -34,7 +34,7 @@ class Training:
     batch_size: int = 64  #: images a step, >= 1; for whoever makes the batches
     schedule: str = "cosine"  #: "constant", or "cosine" from the rates to 0 over all steps
     patience: int = 0  #: epochs without a better accuracy before training stops; 0: never
-    precision: str = "fp32"  #: of the training steps: "fp32" or "bf16"
+    precision: str = "fp32"  #: of the training steps: "auto", "fp32" or "bf16", see `runtime.precision`
     seed: int = 0  #: of dropout; batches and first weights have their own
 
     def __post_init__(self) -> None:
@@ -75,6 +75,7 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
     finite.
     """
     device = next(model.parameters()).device
+    training = dataclasses.replace(training, precision=runtime.precision(training.precision, device))
     model = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = _optimiser(model, training)
     rates = [group["lr"] for group in optimiser.param_groups]

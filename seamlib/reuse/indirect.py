@@ -48,7 +48,7 @@ class Reuse:
     patience: int = 30  #: epochs without a better one before a step of seam stops (not the other methods); 0: never
     schedule: str = "constant"  #: of SGD's rates: "constant" (the paper's) or "cosine"
     batch_size: int = 64  #: images a step, >= 1
-    precision: str = "fp32"  #: of the training steps: "fp32" or "bf16"
+    precision: str = "fp32"  #: of the training steps: "auto", "fp32" or "bf16", see `runtime.precision`
     seed: int = 0  #: draws new layers, the order, the crops and dropout
 
     def __post_init__(self) -> None:
@@ -114,7 +114,9 @@ def reuse(body: nn.Module, n_features: int, problem: Transfer, setting: Reuse, *
     """
     if folder is not None and not about:
         raise ValueError("folder is given without about: name problem and data, or steps of others would be answered")
-    run = _Run(body, n_features, problem, setting, torch.device(device), flip, size, folder, about, on_epoch)
+    device = torch.device(device)
+    setting = dataclasses.replace(setting, precision=runtime.precision(setting.precision, device))
+    run = _Run(body, n_features, problem, setting, device, flip, size, folder, about, on_epoch)
     if setting.method == "seam":
         first, step_1 = run.output_layer()
         masked, masks, step_2 = run.search(first)

@@ -6,6 +6,7 @@ From the outside in: a search is epochs, an epoch is steps, a step moves scores 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,14 +72,15 @@ class Run:
     def __init__(self, model: nn.Module, head: nn.Module, names: Iterable[str] | None, search: Search, steps: int,
                  example: Tensor | None = None):
         """`steps`: in all; `example`: an image that `model` takes, where there are to be gates."""
-        self.search, self.done, self.steps = search, 0, steps
         self.device = next(model.parameters()).device
+        self.search = dataclasses.replace(search, precision=runtime.precision(search.precision, self.device))
+        self.done, self.steps = 0, steps
         self.model = copy.deepcopy(model).eval().requires_grad_(False).to(  # type: ignore[call-overload]
             memory_format=torch.channels_last)
         self.head = copy.deepcopy(head).requires_grad_(True).to(self.device)
         self.scores = new_scores(self.model, names)
         self.gates = None if example is None else Gates(self.model, example.to(self.device))
-        self.folded, self.offsets = lowering.prepared(self.model, self.scores, search.precision)
+        self.folded, self.offsets = lowering.prepared(self.model, self.scores, self.search.precision)
         self.total = sum(s.numel() for s in self.scores.values())
         self._optimise(self.head.parameters())
 

@@ -22,7 +22,6 @@ INSTALL = {"torch": "pip install torch", "onnxruntime": "pip install onnxruntime
 WARMUP = 5  # calls of each model before any is timed
 TOLERANCE = 1e-3  # absolute and relative: far above fp32's rounding (1e-5), far below what moves an arg max
 BUSY, SPREAD = 0.10, 1.5  # a run is noisy if others had more of the cores, or if p90 is more than so many medians
-FEATURES = ("fma", "avx", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", "asimd")
 TOPOLOGY = Path("/sys/devices/system/cpu")
 Call = Callable[[], np.ndarray]
 
@@ -40,16 +39,6 @@ class Latency:
 def installed() -> tuple[str, ...]:
     """The engines that can be used here."""
     return tuple(e for e in ENGINES if importlib.util.find_spec(e))
-
-
-def cpu_features() -> list[str]:
-    """The vector extensions of this CPU that decide how fast an engine is; empty where the system does not say."""
-    flags: set[str] = set()
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.lower().startswith(("flags", "features")):
-                flags |= set(line.partition(":")[2].split())
-    return [f for f in FEATURES if f in flags]
 
 
 def latency(models: Mapping[str, nn.Module | Path], x: Tensor, engine: str, *, expected: Mapping[str, Tensor],

@@ -27,6 +27,12 @@ def test_the_name_depends_on_what_not_on_where():
     assert records.key({**PARAMETERS, "target_class": 4}) != records.key(PARAMETERS)
 
 
+def test_a_run_whose_precision_the_machine_chooses_has_the_name_of_one_in_bf16():
+    """As before there was a choice: the presets' records keep their names, whatever machine looks for them."""
+    auto, half, full = (records.key({**PARAMETERS, "precision": p}) for p in ("auto", "bf16", "fp32"))
+    assert auto == half != full
+
+
 def test_a_parameter_that_came_later_changes_the_name_only_where_it_changes_the_run():
     assert records.key({"seed": 1, "structure": 0.0}) == records.key({"seed": 1})
     assert records.key({"seed": 1, "structure": 2.0}) != records.key({"seed": 1})

@@ -45,3 +45,29 @@ def test_provenance(tmp_path):
     assert runtime.commit(tmp_path) == ("unknown", True)
     assert runtime.versions()["torch"] == torch.__version__.split("+")[0]
     assert runtime.describe(torch.device("cpu"))["kind"] == "cpu"
+
+
+@pytest.mark.parametrize(("features", "auto"), [(["avx2", "fma"], "fp32"), ([], "fp32"), (["avx512f"], "fp32"),
+                                                (["avx2", "avx512_bf16"], "bf16"), (["amx_bf16"], "bf16")])
+def test_auto_is_bf16_where_the_cpu_computes_in_it(monkeypatch, features, auto):
+    monkeypatch.setattr(runtime, "cpu_features", lambda: features)
+    cpu = torch.device("cpu")
+    assert runtime.precision("auto", cpu) == auto
+    assert runtime.precision("fp32", cpu) == "fp32"
+    assert runtime.describe(cpu, "auto")["precision"] == auto
+    if auto == "bf16":
+        assert runtime.precision("bf16", cpu) == "bf16"
+    else:
+        with pytest.raises(ValueError, match=r"neither AVX512-BF16 nor AMX: emulated, it would be many times slower "
+                                             r"than fp32; use precision='auto' \(fp32 here\)"):
+            runtime.precision("bf16", cpu)
+    with pytest.raises(ValueError, match="unknown precision 'half': allowed are auto, fp32, bf16"):
+        runtime.precision("half", cpu)
+
+
+def test_auto_on_cuda_goes_by_its_generation(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert runtime.precision("auto", torch.device("cuda")) == "fp32"
+    assert runtime.precision("bf16", torch.device("cuda")) == "bf16"  # slow, but not by much
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert runtime.precision("auto", torch.device("cuda")) == "bf16"

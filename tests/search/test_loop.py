@@ -180,7 +180,7 @@ def test_annealing_settles(tiny, problem):
     lambda: torchvision.models.mobilenet_v3_small(num_classes=4),
     lambda: torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=4),
 ])
-def test_any_torch_model(build):
+def test_any_torch_model(build, bf16):
     model = build().eval()
     for p in model.parameters():  # torchvision starts some layers at zero, where no mask matters
         torch.nn.init.normal_(p, 0, 0.1)
@@ -222,7 +222,7 @@ def test_a_search_that_keeps_nothing_stops(tiny, problem):
     ("max_removed", 1.5, "max_removed is 1.5: it must be None, or 0 to 1"),
     ("target_accuracy", -0.1, "target_accuracy is -0.1"),
     ("schedule", "cosin", "unknown schedule 'cosin': allowed are constant, anneal"),
-    ("precision", "fp8", "unknown precision 'fp8': allowed are fp32, bf16"),
+    ("precision", "fp8", "unknown precision 'fp8': allowed are auto, fp32, bf16"),
 ])
 def test_bad_parameters(field, value, text):
     with pytest.raises(ValueError, match=text):

@@ -57,7 +57,7 @@ def test_each_result_is_that_of_its_own_search(model, three, names):
         assert len({tuple(m.flatten().tolist()) for m in (f.masks["0.weight"] for f in found)}) > 1
 
 
-def test_in_bf16_as_well_up_to_its_rounding(model, three):
+def test_in_bf16_as_well_up_to_its_rounding(model, three, bf16):
     heads, trains, vals = three
     search = dataclasses.replace(SEARCH, precision="bf16")
     for k, ours in enumerate(many.together(model, heads, trains, vals, search)):
@@ -67,7 +67,7 @@ def test_in_bf16_as_well_up_to_its_rounding(model, three):
         assert ours.history[-1]["kept"] < 1
 
 
-def test_masked_biases_before_a_batch_norm_in_bf16(model, three):
+def test_masked_biases_before_a_batch_norm_in_bf16(model, three, bf16):
     heads, trains, vals = three
     assert model[0].bias is not None  # folded: its mask keeps the bias, the norm's shift is added after
     search = dataclasses.replace(SEARCH, precision="bf16", epochs=1)
@@ -89,7 +89,7 @@ def test_a_search_that_is_over_waits_for_the_others(model, three):
         assert all(torch.equal(m, theirs.masks[name]) for name, m in ours.masks.items())
 
 
-def test_bf16_stays_near(model, three):
+def test_bf16_stays_near(model, three, bf16):
     heads, trains, vals = three
     half = Search(epochs=4, head_only_every=0, lr_mask=0.05, alpha=1.0, precision="bf16")
     for ours, k in zip(many.together(model, heads, trains, vals, half), range(3), strict=True):
