@@ -65,3 +65,15 @@ def test_deepsparse_is_left_out_where_it_has_no_wheel():
     without = {r.name for r in wanted() if not r.marker or r.marker.evaluate({**REFERENCE, "python_version": "3.12"})}
     assert with_wheel - without == {"deepsparse"}
     assert [str(r.specifier) for r in wanted() if r.name == "numpy" and r.marker] == ["<2"]
+
+
+def test_the_citation_is_of_this_version_and_of_the_papers_authors():
+    about = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert (about["version"], about["license"]) == (project["version"], project["license"])
+    (paper,) = about["references"]
+    names = [a["family-names"] for a in paper["authors"]]
+    bibliography = (ROOT / "book/references.bib").read_text()
+    assert " and ".join(f"{a['family-names']}, {a['given-names']}" for a in paper["authors"]) in bibliography
+    assert all(name in (ROOT / "README.md").read_text() for name in names)
+    assert f"version = {{{project['version']}}}" in (ROOT / "book/references.md").read_text()
