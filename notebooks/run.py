@@ -108,8 +108,9 @@ def command(record: records.Record) -> str:
     if record.experiment == "speed":
         return "make bench"
     defaults = {name: default for name, (_, default) in declared(record.experiment).items()}
-    given = [f"-p {shlex.quote(f'{name}={value}')}" for name, value in record.parameters.items()
-             if value != defaults.get(name) and name not in ("runs", "commit")]
+    what_it_was = {name: record.device[name] for name in ("precision",) if name in record.device}
+    given = [f"-p {shlex.quote(f'{name}={value}')}" for name, value in {**record.parameters, **what_it_was}.items()
+             if value != defaults.get(name) and name not in ("runs", "commit", "device")]
     return " ".join(["python notebooks/run.py cell", record.experiment, *given])
 
 
@@ -122,7 +123,7 @@ def finished(notebook: str, parameters: dict[str, Any]) -> Path | None:
     for path in folder.glob(f"*-{kind}-{records.key(parameters)}.json"):
         with contextlib.suppress(ValueError, OSError):
             record = records.read(path)
-            same = wanted in ("auto", record.device.get("precision", wanted))
+            same = wanted in ("auto", record.precision)
             if same and record.parameters.get("weights") == parameters.get("weights"):
                 for file in files_of(record, path):  # raises if the weights it made are another run's
                     file.stat()
@@ -168,7 +169,7 @@ def run_cell(notebook: str, given: dict[str, Any]) -> int:
         if done := finished(notebook, parameters):
             print(f"{notebook} {stem.name}: has a record, {done}")
             return 0
-        print(f"{notebook} {stem.name}: running, log in {stem.with_suffix('.log')}", flush=True)
+        print(f"{notebook} {stem.name}: running, log in {stem.with_suffix('.log')}\n", end="", flush=True)
         try:
             execute(ROOT / "notebooks" / f"{notebook}.ipynb", stem.with_suffix(".ipynb"), parameters=parameters,
                     log_output=True, stdout_file=log, stderr_file=log)
@@ -180,7 +181,7 @@ def run_cell(notebook: str, given: dict[str, Any]) -> int:
         if done is None:
             print(f"{notebook} {stem.name}: ended without a record", file=sys.stderr)
             return 1
-        print(f"{notebook} {stem.name}: wrote {done}", flush=True)
+        print(f"{notebook} {stem.name}: wrote {done}\n", end="", flush=True)
         return 0
 
 
@@ -219,20 +220,37 @@ def _values(value: Any) -> list[Any]:
 
 def run_grid(preset: str, given: dict[str, Any], jobs: int) -> int:
     """Run the cells of a preset, `jobs` at a time, each in a kernel of its own. 0 if all have records at the end."""
+    if jobs < 1:
+        raise ValueError(f"--jobs is {jobs}: it must be 1 or more")
     os.environ |= _share(jobs)  # kernels inherit it
     gpus = _gpus() if jobs > 1 else 0
     for stage in cells(preset, given):
         for number, (_, parameters) in enumerate(stage):
             if gpus and parameters["device"] in ("auto", "cuda"):
                 parameters["device"] = f"cuda:{number % gpus}"
-        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-            if any([*pool.map(lambda cell: run_cell(*cell), stage)]):
+        pool = concurrent.futures.ThreadPoolExecutor(jobs)
+        try:
+            if any([*pool.map(_tried, stage)]):
                 return 1
+        finally:  # after Ctrl-C nobody waits for what still runs
+            pool.shutdown(wait=False, cancel_futures=True)
     return 0
 
 
+def _tried(cell: tuple[str, dict[str, Any]]) -> int:
+    """`run_cell`; what stops it is said, and stops no other cell."""
+    try:
+        return run_cell(*cell)
+    except (ValueError, OSError, RuntimeError) as e:  # the last: a kernel that died
+        print(f"{cell[0]} {records.key(cell[1])}: {type(e).__name__}: {e}\n", end="", file=sys.stderr)
+        return 1
+
+
 def _gpus() -> int:
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+    """GPUs that this process may use."""
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _share(jobs: int) -> dict[str, str]:
@@ -277,6 +295,9 @@ def keep(path: Path) -> int:
     """Copy a record, and the masks, weights or picture that go with it, to book/results. 0."""
     record = records.read(path)
     target = KEPT / f"{record.stem}.json"
+    if target.is_file() and (there := records.read(target).precision) != record.precision:
+        raise ValueError(f"{path} was made in {record.precision}, what is kept under its name in {there}: remove "
+                         f"{target.relative_to(ROOT)} first, or run its cell with precision={there}")
     target.parent.mkdir(parents=True, exist_ok=True)
     for source in [*files_of(record, path), *path.parent.glob(f"{path.stem}.png"), path]:
         with runtime.atomic(target.parent / source.name) as part:
@@ -305,4 +326,8 @@ def verify(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("stopped; what has a record is kept, the same command goes on", file=sys.stderr, flush=True)
+        os._exit(130)  # threads that wait for a cell are not waited for; kernels end with this process

@@ -5,7 +5,8 @@
 - `structure`: what zeros leave dead is taken out: `compact`
 - `problems`: which images, and which labels
 - `models`: source models and where their weights come from
-- `reuse`: fine-tuning, and inherited defects
+- `reuse`: fine-tuning, and inherited defects; as an attribute the function of that name, so its files come by
+  `from seamlib.reuse import defects`
 - `ship`: weights, multiply-adds, latency, ONNX files
 - `records`: what ran, on what, with what result
 - `evaluate`: accuracy, and what the untouched original reaches

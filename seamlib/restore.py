@@ -16,7 +16,7 @@ from .masks.file import load_masks
 from .problems import data, tasks
 from .records import runtime
 from .records.records import Record
-from .search.loop import Pick, Reengineered
+from .search.found import Pick, Reengineered
 
 CHOICES = ("target_class", "target_superclass_idx", "classes", "n_classes", "seed", "shots")  # they make the problem
 _load = functools.lru_cache(1)(data.load)  # many records of one data set: read it once

@@ -66,9 +66,8 @@ def test_a_grid_is_every_combination_and_can_be_narrowed():
 def test_a_stage_may_be_of_several_notebooks():
     train, searches, attacks, *timed = run.cells("quick", {})
     assert {n for n, _ in train} == {"train_source"}
-    assert {n for n, _ in searches} == {"direct_binary", "direct_multiclass", "indirect_reuse", "threshold_study",
-                                        "retrain"}
-    assert {n for n, _ in attacks} == {"defect_inheritance"}
+    assert {n for n, _ in searches} == {"direct_binary", "direct_multiclass", "indirect_reuse", "retrain"}
+    assert {n for n, _ in attacks} == {"threshold_study", "defect_inheritance"}
     assert [len(stage) for stage in timed] == [1, 1]  # what measures time runs alone
 
 
@@ -87,6 +86,38 @@ def test_a_grid_runs_its_cells_side_by_side_each_on_a_gpu_of_its_own_and_stops_a
     monkeypatch.setattr(run, "_gpus", lambda: 2)
     assert run.run_grid("any", {}, jobs=2) == 1
     assert sorted(ran) == [("bad", "cuda:1"), ("cpu", "cpu"), ("good", "cuda:0"), ("good", "cuda:1")]
+
+
+def test_a_cell_that_cannot_run_is_said_and_stops_no_other(monkeypatch, capsys):
+    ran = []
+
+    def cell(notebook, parameters):
+        if notebook == "dies":
+            raise RuntimeError("Kernel died")
+        ran.append(notebook)
+        return 0
+    monkeypatch.setattr(run, "run_cell", cell)
+    monkeypatch.setattr(run, "cells", lambda preset, given: [[("dies", {"a": 1}), ("good", {}), ("good", {})]])
+    assert run.run_grid("any", {}, jobs=1) == 1
+    assert ran == ["good", "good"]
+    assert capsys.readouterr().err == f"dies {records.key({'a': 1})}: RuntimeError: Kernel died\n"
+    assert run.main(["grid", "quick", "--jobs", "0"]) == 1
+    assert "--jobs is 0: it must be 1 or more" in capsys.readouterr().err
+
+
+def test_what_was_kept_in_one_precision_is_not_replaced_by_another(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(run, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+
+    def made(asked, **device):
+        parameters = {"model": "m", "precision": asked}
+        made = records.Record("retrain", "t", parameters, {}, 0, "c", False, {"kind": "cpu", **device}, 1.0, {})
+        return records.write(made, tmp_path / asked)
+    assert run.main(["keep", str(made("bf16"))]) == 0  # from before a record's device said it
+    assert run.main(["keep", str(made("auto", precision="bf16"))]) == 0
+    assert run.main(["keep", str(made("auto", precision="fp32"))]) == 1
+    said = capsys.readouterr().err
+    assert "was made in fp32, what is kept under its name in bf16: remove kept/retrain/m-t-cpu-" in said
 
 
 def test_a_cell_runs_once_and_can_be_verified(runs, capfd):

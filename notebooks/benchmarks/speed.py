@@ -217,8 +217,8 @@ def main() -> int:
                   flush=True)
     results = {"steps": steps, "growth": growth(where, args.rounds)}
     parameters = {"device": args.device, "rounds": args.rounds, "images": IMAGES}
-    record = records.Record("speed", "step", parameters, results, 0, *runtime.commit(root), runtime.describe(where),
-                            time.monotonic() - started, {})
+    record = records.Record("speed", "step", parameters, results, 0, *runtime.commit(root),
+                            runtime.describe(where, "auto"), time.monotonic() - started, {})
     path = records.write(record, root / "runs")
     print(f"\n{'':56}{'target':>8}  measured")
     for what, target, value in report.targets(results, where.type):

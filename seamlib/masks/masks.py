@@ -1,4 +1,4 @@
-"""Masks over the weights of any module: scores, the masked call, and the one file format.
+"""Masks over the weights of any module: scores, the masked call, and masks to compare with.
 
 A *score* is a real number beside each weight; the *mask* keeps the weight where its score is above zero.
 The module itself is never changed: its weights are replaced for the length of one call.
@@ -61,7 +61,7 @@ def masked_call(model: nn.Module, scores: Mapping[str, Tensor], x: Tensor,
     """`model(x)` with each weight named in `scores` kept where its score is above 0, else zero.
 
     Differentiable in the scores (straight through); `model` and its weights are neither changed nor differentiated.
-    `offsets` are added to the masked weights of their names (see `fold.fold_norms`).
+    `offsets` are added to the masked weights of their names (see `structure.fold.fold_norms`).
     """
     weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     return call_with(model, weights | masked_weights(model, scores, offsets), x)

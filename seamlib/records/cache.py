@@ -37,19 +37,22 @@ def _code(module: str) -> str:
     sources: dict[Path, bytes] = {}
     waiting = [_file(LIBRARY.joinpath(*module.split(".")[1:]))]
     while waiting:
-        if (path := waiting.pop()) and path not in sources:
+        if (path := waiting.pop()) not in sources:
             sources[path] = path.read_bytes()
             for node in ast.walk(ast.parse(sources[path])):
                 if isinstance(node, ast.ImportFrom) and node.level:
                     start = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
                     # a name is a file of a room, or comes from the file or the room's own
-                    waiting += [_file(start / a.name) or _file(start) for a in node.names]
+                    waiting += [_file(start / a.name, start) for a in node.names]
     return hashlib.sha256(b"".join(sources[path] for path in sorted(sources))).hexdigest()
 
 
-def _file(place: Path) -> Path | None:
-    """The source of the module or room at `place` (without suffix); None if there is none."""
-    return next((p for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()), None)
+def _file(*places: Path) -> Path:
+    """The source of the first of `places` (without suffix) where there is a module or room."""
+    files = [p for place in places for p in (place.with_suffix(".py"), place / "__init__.py") if p.is_file()]
+    if not files:
+        raise FileNotFoundError(f"no module at {' or '.join(map(str, places))}: a key is made of all sources")
+    return files[0]
 
 
 def cached(folder: Path | str, name: str, by: str, about: Mapping[str, Any], make: Callable[[], Stored]) -> Stored:

@@ -42,6 +42,11 @@ class Record:
     schema: str = SCHEMA
 
     @property
+    def precision(self) -> str:
+        """What training steps ran in: "fp32" or "bf16"; empty where there were none."""
+        return str(self.device.get("precision", self.parameters.get("precision", "")))
+
+    @property
     def stem(self) -> str:
         """Path of the record without its suffix: <experiment>/<model>-<dataset>-<task>-<device kind>-<hash8>."""
         parts = [self.parameters.get("model", ""), self.parameters.get("dataset", ""), self.task, self.device["kind"]]

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("auto", "fp32", "bf16")
-FEATURES = ("fma", "avx", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", "asimd")
+FEATURES = ("fma", "avx", "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", "asimd",
+            "bf16")  # the last two: Arm
 PACKAGES = ("seamlib", "torch", "torchvision", "numpy", "safetensors", "fvcore", "mlxtend", "papermill",
             "jupyter-book", "onnx", "onnxruntime", "deepsparse")
 
@@ -44,14 +45,15 @@ def device(name: str = "auto") -> torch.device:
 def precision(name: str, device: torch.device) -> str:
     """What training steps of precision `name` run in on `device`: `fp32` or `bf16`.
 
-    `auto`: bf16 where the hardware computes in it (CUDA from Ampere on, CPUs with AVX512-BF16 or AMX), else fp32.
+    `auto`: bf16 where the hardware computes in it (CUDA from Ampere on; CPUs with AVX512-BF16, AMX or Arm's bf16),
+    fp32 elsewhere, and where the system does not say what its CPU can.
     Raises ValueError for an unknown name, and for bf16 on a CPU that would have to emulate it.
     """
     check_choice("precision", name, PRECISIONS)
     if name == "auto":
         return "bf16" if computes_bf16(device) else "fp32"
-    if name == "bf16" and device.type == "cpu" and not computes_bf16(device):
-        raise ValueError("precision is 'bf16', and this CPU has neither AVX512-BF16 nor AMX: emulated, it would be "
+    if name == "bf16" and device.type == "cpu" and cpu_features() and not computes_bf16(device):
+        raise ValueError("precision is 'bf16', and this CPU has no AVX512-BF16, AMX or Arm bf16: emulated, it would be "
                          "many times slower than fp32; use precision='auto' (fp32 here) or 'fp32'")
     return name
 
@@ -62,7 +64,7 @@ def computes_bf16(device: torch.device) -> bool:
 
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return bool({"avx512_bf16", "amx_bf16"} & set(cpu_features()))
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(cpu_features()))
 
 
 def cpu_features() -> list[str]:
@@ -79,6 +81,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Context in which matrix products run in `precision`: `fp32` (as they are) or `bf16`."""
     import torch
 
+    check_choice("precision", precision, ("fp32", "bf16"))
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -173,8 +176,10 @@ def versions() -> dict[str, str]:
 
 
 def describe(device: torch.device, trained_in: str = "") -> dict[str, Any]:
-    """kind, name, (CPU) threads and vector extensions of `device`, for a record; and what steps of precision
-    `trained_in`, where there are some, run in there (see `precision`, which may raise)."""
+    """kind, name, (CPU) threads and vector extensions of `device`, for a record.
+
+    Where there are training steps, also what those of precision `trained_in` run in (see `precision`, which may raise).
+    """
     import torch
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()

@@ -34,7 +34,7 @@ class Training:
     batch_size: int = 64  #: images a step, >= 1; for whoever makes the batches
     schedule: str = "cosine"  #: "constant", or "cosine" from the rates to 0 over all steps
     patience: int = 0  #: epochs without a better accuracy before training stops; 0: never
-    precision: str = "fp32"  #: of the training steps: "auto", "fp32" or "bf16", see `runtime.precision`
+    precision: str = "fp32"  #: of the training steps: "auto", "fp32" or "bf16", see `records.runtime.precision`
     seed: int = 0  #: of dropout; batches and first weights have their own
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ class Reuse:
     patience: int = 30  #: epochs without a better one before a step of seam stops (not the other methods); 0: never
     schedule: str = "constant"  #: of SGD's rates: "constant" (the paper's) or "cosine"
     batch_size: int = 64  #: images a step, >= 1
-    precision: str = "fp32"  #: of the training steps: "auto", "fp32" or "bf16", see `runtime.precision`
+    precision: str = "fp32"  #: of the training steps: "auto", "fp32" or "bf16", see `records.runtime.precision`
     seed: int = 0  #: draws new layers, the order, the crops and dropout
 
     def __post_init__(self) -> None:

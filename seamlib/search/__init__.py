@@ -4,7 +4,7 @@
 - `settings`: what a search is told, and the course of its rates
 - `found`: what it finds: epochs, the pick rule, the re-engineered model
 - `log`: each epoch measured, the picks kept, and whether the search is over
-- `checkpoint`: its state on disk, to go on from
+- `checkpoints`: its state on disk, to go on from
 - `many`: many problems of one model at once
 - `lowering`, `capture`: what makes a step fast: products in bf16, CUDA graphs
 """

@@ -27,6 +27,10 @@ class Replayed:
         self.recorded: dict[Any, tuple[Tensor, Tensor, Callable[[], object], Tensor]] = {}
 
     def __call__(self, x: Tensor, y: Tensor, flag: bool) -> Tensor:
+        with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():  # streams and graphs are its own
+            return self._replayed(x, y, flag)
+
+    def _replayed(self, x: Tensor, y: Tensor, flag: bool) -> Tensor:
         kind = (x.shape, x.dtype, flag)
         self.seen[kind] += 1
         if self.seen[kind] <= WARMUP:

@@ -26,21 +26,20 @@ class Log:
 
     @property
     def history(self) -> list[Epoch]:
+        """The epochs so far."""
         return self.found.history
 
-    @property
-    def example(self) -> Tensor | None:
-        """An image of `val`, [1, ...], where the search needs one: gates are made of it."""
+    def example_for_gates(self) -> Tensor | None:
+        """An image of `val`, [1, ...], where the search moves gates."""
         if not self.search.structure:
             return None
         x, _ = next(iter(next(iter(self.parts.values()))))
         return x[:1]
 
-    def ask_once(self, model: nn.Module, head: nn.Module, device: torch.device) -> Predict:
-        """Replace each image of `val` by what `model`, which never changes, says of it; `head` answers from there."""
+    def answer_once(self, model: nn.Module, device: torch.device) -> None:
+        """Let each image of `val` be what `model`, which never changes, says of it: what the head is asked about."""
         with measuring():
             self.parts = {part: [(model(x.to(device)), y) for x, y in batches] for part, batches in self.parts.items()}
-        return head
 
     def note(self, loss: float, scores: Masks, predict: Predict, snapshot: Callable[[int], Pick]) -> Epoch:
         """Measure the epoch that has just ended; keep its state where it is the pick of a series."""
@@ -69,6 +68,7 @@ class Log:
 
     @property
     def over(self) -> bool:
+        """Whether there is to be no other epoch."""
         history, search = self.history, self.search
         impatient = bool(history) and 0 < search.patience <= waited(history, self.targets["paper"])
         return self.removed or impatient or len(history) == search.epochs

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..evaluate import Batch, Loader
+from ..evaluate import Batch, Loader, Predict
 from ..masks.masks import NORMS, Masks, binarize, masked_call, new_scores
 from ..records import runtime
 from ..structure.gates import Gates
-from . import capture, checkpoint as state, lowering
+from . import capture, checkpoints, lowering
 from .found import Epoch, Pick, Reengineered
 from .log import Log
 from .settings import Search, rates
@@ -49,17 +49,20 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     if len(train) == 0:
         raise ValueError("train has no batch: give at least one")
     log = Log(model, head, val, search, targets)
-    run = Run(model, head, names, search, search.epochs * len(train), log.example)
-    predict = run.predict if run.scores else log.ask_once(run.model, run.head, run.device)
+    run = Run(model, head, names, search, search.epochs * len(train), log.example_for_gates())
+    predict: Predict = run.predict
+    if not run.scores:  # the model never changes: what it says of each image of val is asked once
+        log.answer_once(run.model, run.device)
+        predict = run.head
     with runtime.seeded(search.seed, run.device):
         if checkpoint is not None:
-            state.restore(checkpoint, run, log, train)
+            checkpoints.restore(checkpoint, run, log, train)
         while not log.over:
             head_only = not run.scores or search.head_only(epoch=len(log.history))
             loss = run.train(train, head_only)
             record = log.note(float(loss), run.kept(), predict, run.snapshot)
             if checkpoint is not None:
-                state.save(checkpoint, run, log, train)
+                checkpoints.save(checkpoint, run, log, train)
             if on_epoch is not None:
                 on_epoch(record)
         log.end(run.snapshot)
@@ -74,14 +77,14 @@ class Run:
         """`steps`: in all; `example`: an image that `model` takes, where there are to be gates."""
         self.device = next(model.parameters()).device
         self.search = dataclasses.replace(search, precision=runtime.precision(search.precision, self.device))
-        self.done, self.steps = 0, steps
+        self.done, self.all_steps = 0, steps
         self.model = copy.deepcopy(model).eval().requires_grad_(False).to(  # type: ignore[call-overload]
             memory_format=torch.channels_last)
         self.head = copy.deepcopy(head).requires_grad_(True).to(self.device)
         self.scores = new_scores(self.model, names)
         self.gates = None if example is None else Gates(self.model, example.to(self.device))
         self.folded, self.offsets = lowering.prepared(self.model, self.scores, self.search.precision)
-        self.total = sum(s.numel() for s in self.scores.values())
+        self.n_scores = sum(s.numel() for s in self.scores.values())
         self._optimise(self.head.parameters())
 
     def _optimise(self, heads: Iterable[Tensor]) -> None:
@@ -92,7 +95,8 @@ class Run:
         scores = {"params": moved, "lr": self.search.lr_mask, "name": "lr_mask"}
         self.alone = torch.optim.Adam([dict(top)], fused=True, capturable=cuda)
         self.both = torch.optim.Adam([scores, dict(top)], fused=True, capturable=cuda) if self.scores else self.alone
-        self.course = torch.zeros((), device=self.device)  # of alpha and structure, a weight of the model
+        self.rent = torch.zeros((), device=self.device)  # alpha, for each score
+        self.pressure = torch.zeros((), device=self.device)  # structure
         self.rates = {name: torch.zeros((), device=self.device) for name in ("lr_mask", "lr_head")}
         self.step: capture.Step = capture.Replayed(self._step) if cuda else self._step
 
@@ -101,12 +105,13 @@ class Run:
         sum_losses, n = torch.zeros((), device=self.device), 0
         _train_mode(self.folded, self.head)
         for x, y in batches:
-            rate, course = rates(self.search, self.done / self.steps)
-            self.course.fill_(course / max(self.total, 1))
+            rate, course = rates(self.search, self.done / self.all_steps)
+            self.rent.fill_(course * self.search.alpha / max(self.n_scores, 1))
+            self.pressure.fill_(course * self.search.structure)
             for name, lr in self.rates.items():
                 lr.fill_(rate * getattr(self.search, name))
             losses = self.step(x.to(self.device), y.to(self.device), head_only)
-            sum_losses = sum_losses + losses * y.shape[-1]
+            sum_losses = sum_losses + losses * y.shape[-1]  # labels [B]; of many problems [K, B]
             n, self.done = n + y.shape[-1], self.done + 1
         self.head.eval()
         return sum_losses / n
@@ -122,11 +127,11 @@ class Run:
         losses.sum().backward()
         if not head_only:  # the kept fraction is a mean: straight through, its gradient is 1 / total
             grads = [torch.zeros_like(s) if s.grad is None else s.grad for s in self.scores.values()]
-            torch._foreach_add_(grads, self.course * self.search.alpha)
+            torch._foreach_add_(grads, self.rent)
             for score, grad in zip(self.scores.values(), grads, strict=True):
                 score.grad = grad  # also where the call did not use the weight
             if self.gates:
-                self.gates.add_pressure(self.course * self.total * self.search.structure)
+                self.gates.add_pressure(self.pressure)
         optimiser.step()
         return losses.detach()
 
@@ -141,9 +146,11 @@ class Run:
         return self.gates.scores(self.scores) if self.gates else self.scores
 
     def predict(self, x: Tensor) -> Tensor:
+        """What the masked model, in fp32, and the head say now."""
         return self.head(masked_call(self.model, self.kept(), x.to(self.device)))
 
     def snapshot(self, epoch: int) -> Pick:
+        """Copies of masks and head as they are now."""
         return Pick(epoch, binarize(self.kept()), {k: v.detach().clone() for k, v in self.head.state_dict().items()})
 
 

@@ -19,7 +19,7 @@ LOWERED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def prepared(model: nn.Module, masked: Collection[str], precision: str) -> tuple[nn.Module, dict[str, Tensor]]:
     """(A copy of `model` for training steps in `precision`, offsets): batch norms are in the layers before them.
 
-    `masked`, offsets: see `fold.fold_norms`.
+    `masked`, offsets: see `structure.fold.fold_norms`.
     """
     folded, offsets = fold_norms(model, masked)
     if precision == "bf16":

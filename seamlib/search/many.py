@@ -59,7 +59,7 @@ def together(model: nn.Module, heads: Sequence[nn.Module], trains: Sequence[Load
     """What `reengineer_many` does on CUDA; it runs anywhere."""
     logs = [Log(model, head, val, search, targets[k] if targets else None)
             for k, (head, val) in enumerate(zip(heads, vals, strict=True))]
-    run = _Stack(model, heads, names, search, search.epochs * len(trains[0]), logs[0].example)
+    run = _Stack(model, heads, names, search, search.epochs * len(trains[0]), logs[0].example_for_gates())
     with runtime.seeded(search.seed, run.device):
         for epoch in range(search.epochs):
             losses = run.train(_stacked(trains, run.device), not run.scores or search.head_only(epoch))

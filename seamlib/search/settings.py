@@ -26,7 +26,7 @@ class Search:
     max_removed: float | None = None  #: in [0, 1]; stop at, and take, the first epoch that removed this share
     patience: int = 0  #: epochs below the target before the search gives up, see `waited` (not crossfit); 0: never
     schedule: str = "constant"  #: course of rates and alpha over the search: "constant" or "anneal", see `rates`
-    precision: str = "fp32"  #: of the training steps: "auto", "fp32" or "bf16", see `runtime.precision`
+    precision: str = "fp32"  #: of training steps: "auto", "fp32" or "bf16", see `records.runtime.precision`
     seed: int = 0  #: of dropout; batches and head have their own
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..masks.masks import check_shapes
 from ..models import new_head
-from ..search.loop import Pick, Reengineered
+from ..search.found import Pick, Reengineered
 
 MASK, HEAD = "_mask", "module_head."
 

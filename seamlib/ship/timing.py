@@ -89,7 +89,7 @@ def is_noisy(by_model: Mapping[str, Mapping[str, float]], others: float | None) 
 def _compiled(name: str, model: nn.Module | Path, x: Tensor, engine: str, threads: int) -> Call:
     if isinstance(model, nn.Module) != (engine == "torch"):
         raise ValueError(f"{name!r} is a {type(model).__name__}: engine torch takes modules, onnxruntime and "
-                         "deepsparse take the ONNX files that seamlib.export.export_onnx writes")
+                         "deepsparse take the ONNX files that seamlib.export_onnx writes")
     if isinstance(model, nn.Module):
         if model.training:
             raise ValueError(f"{name!r} is in train mode: call model.eval() first")

@@ -41,9 +41,9 @@ def channel_groups(model: nn.Module, example: Tensor) -> tuple[dict[str, Channel
     """
     channels, _ = channel_graph(model, example)
     layers = channels.reading()
-    fixed = {int(atom) for node in channels.boundary() for atom in channels.groups_of(node)}
-    numbers: dict[int, int] = {}  # of the groups, by atom
-    ends = [[[-1 if atom in fixed else numbers.setdefault(atom, len(numbers)) for atom in channels.groups_of(end)]
+    fixed = {int(group) for node in channels.boundary() for group in channels.groups_of(node)}
+    numbers: dict[int, int] = {}  # from 0 on, of the groups that are not fixed
+    ends = [[[-1 if group in fixed else numbers.setdefault(group, len(numbers)) for group in channels.groups_of(end)]
              for end in (channels.before(layer), layer)] for layer in layers]
     costs = [channels.module(layer).weight.numel() * math.prod(channels.shape(layer)[2:]) for layer in layers]
     found, n = {}, len(numbers)

@@ -2,8 +2,8 @@
 
 Three kinds of channel can go. One that nobody reads. One that is the same number for every image, as all of its weights
 are zero: what it adds to its readers is a constant, and becomes a part of their biases. And a branch of which nothing
-but constants is left. Every *channel of a tensor* is an atom; those that must stay or go together (an addition's, a
-pooling's) are joined into one; then whatever the outputs need is kept, and nothing else.
+but constants is left. Of the groups of channels that stay or go together (`channels`) whatever the outputs need is
+kept, and nothing else.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class _Rewriting:
         self.keep = self._needed()  # of each group: whether it stays
 
     def _needed(self) -> np.ndarray:
+        """Of each group, whether what must stay needs it."""
         keep = np.zeros(self.channels.n, bool)
         for node in self.channels.boundary():
             keep[self.channels.groups_of(node)] = True
@@ -84,9 +85,9 @@ class _Rewriting:
     def fill_up(self, multiple: int) -> None:
         """Keep dead channels, whatever they say as nobody asks, where that makes a layer's number a multiple."""
         for node in self.channels.reading():
-            atoms = self.channels.groups_of(node)
-            short = -int(self.keep[atoms].sum()) % multiple
-            self.keep[atoms[~self.keep[atoms]][:short]] = True
+            groups = self.channels.groups_of(node)
+            short = -int(self.keep[groups].sum()) % multiple
+            self.keep[groups[~self.keep[groups]][:short]] = True
 
     def _follow(self, keep: np.ndarray) -> None:
         """Keep whatever that which is kept reads."""
@@ -111,10 +112,11 @@ class _Rewriting:
         return int(np.abs(np.nan_to_num(values)).argmax())
 
     def rewrite(self) -> Compacted:
-        names = {n: str(n.target).removeprefix("model.") for n in self.channels.layers}
-        before = {n: self.channels.width(n) for n in self.channels.layers}
+        """Take all other channels out."""
+        names = {n: str(n.target).removeprefix("model.") for n in self.channels.layers_before}
+        before = {n: self.channels.width(n) for n in self.channels.layers_before}
         there = set(self.channels.nodes)
-        after = {n: int(self._kept(n).sum()) if n in there else 0 for n in self.channels.layers}
+        after = {n: int(self._kept(n).sum()) if n in there else 0 for n in self.channels.layers_before}
         for node in there:
             module = self.channels.module(node)
             if self.channels.kind[node] in ("convolution", "linear"):
@@ -136,9 +138,10 @@ class _Rewriting:
                 module.value = module.value[torch.from_numpy(np.flatnonzero(self._kept(node)))]
         self.channels.graph.delete_all_unused_submodules()
         self.channels.graph.recompile()
-        return Compacted({names[n]: (before[n], after[n]) for n in self.channels.layers}, self.channels.left())
+        return Compacted({names[n]: (before[n], after[n]) for n in self.channels.layers_before}, self.channels.left())
 
     def _kept(self, node: fx.Node) -> np.ndarray:
+        """Of each of a node's channels, whether it stays."""
         return self.keep[self.channels.groups_of(node)]
 
     def _narrow(self, node: fx.Node) -> None:

@@ -35,6 +35,7 @@ class _Whole(nn.Module):
 
 
 def traced(model: nn.Module, name: str) -> fx.GraphModule:
+    """The graph of `model`, its names with "model." before; ValueError, with `name`, if it cannot be traced."""
     whole = _Whole(model).eval()
     try:
         return fx.GraphModule(whole, fx.Tracer().trace(whole))
@@ -47,10 +48,10 @@ class Nodes:
     """The nodes of a traced model, and the kind of each: what is understood about it."""
 
     def __init__(self, graph: fx.GraphModule):
-        """`graph`: after torch.fx's ShapeProp; it is what the nodes belong to, never a copy."""
+        """`graph`: after torch.fx's ShapeProp, so that shapes are known."""
         self.graph = graph
         self.kind = {node: self._kind(node) for node in self.nodes}
-        self.layers = self.reading()  # all there were
+        self.layers_before = self.reading()
 
     @property
     def nodes(self) -> fx.graph._node_list:
@@ -72,6 +73,7 @@ class Nodes:
         return [n for n in self.nodes if self.kind[n] in ("convolution", "linear")]
 
     def module(self, node: fx.Node) -> Any:
+        """The module that a node calls; None if it calls none."""
         return self.graph.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     @staticmethod
@@ -81,6 +83,7 @@ class Nodes:
 
     @staticmethod
     def shape(node: Any) -> tuple[int, ...]:
+        """Of a node's tensor; () if it is none."""
         meta: Any = node.meta.get("tensor_meta") if isinstance(node, fx.Node) else None
         return tuple(meta.shape) if hasattr(meta, "shape") else ()
 

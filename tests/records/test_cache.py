@@ -62,3 +62,8 @@ def test_a_damaged_file_is_made_again(tmp_path):
     file.write_bytes(file.read_bytes()[:-3])
     assert ask().tolist() == [1, 1]
     assert cache.read(tmp_path / "nothing") is None
+
+
+def test_a_key_is_never_made_of_less_than_there_is():
+    with pytest.raises(FileNotFoundError, match=r"no module at .*robustness: a key is made of all sources"):
+        cache.key("seamlib.robustness", {})

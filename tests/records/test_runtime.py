@@ -47,8 +47,9 @@ def test_provenance(tmp_path):
     assert runtime.describe(torch.device("cpu"))["kind"] == "cpu"
 
 
-@pytest.mark.parametrize(("features", "auto"), [(["avx2", "fma"], "fp32"), ([], "fp32"), (["avx512f"], "fp32"),
-                                                (["avx2", "avx512_bf16"], "bf16"), (["amx_bf16"], "bf16")])
+@pytest.mark.parametrize(("features", "auto"), [
+    (["avx2", "fma"], "fp32"), (["avx512f"], "fp32"), (["avx2", "avx512_bf16"], "bf16"), (["amx_bf16"], "bf16"),
+    (["asimd"], "fp32"), (["asimd", "bf16"], "bf16")])
 def test_auto_is_bf16_where_the_cpu_computes_in_it(monkeypatch, features, auto):
     monkeypatch.setattr(runtime, "cpu_features", lambda: features)
     cpu = torch.device("cpu")
@@ -58,11 +59,17 @@ def test_auto_is_bf16_where_the_cpu_computes_in_it(monkeypatch, features, auto):
     if auto == "bf16":
         assert runtime.precision("bf16", cpu) == "bf16"
     else:
-        with pytest.raises(ValueError, match=r"neither AVX512-BF16 nor AMX: emulated, it would be many times slower "
-                                             r"than fp32; use precision='auto' \(fp32 here\)"):
+        with pytest.raises(ValueError, match=r"no AVX512-BF16, AMX or Arm bf16: emulated, it would be many times "
+                                             r"slower than fp32; use precision='auto' \(fp32 here\)"):
             runtime.precision("bf16", cpu)
     with pytest.raises(ValueError, match="unknown precision 'half': allowed are auto, fp32, bf16"):
         runtime.precision("half", cpu)
+
+
+def test_where_the_system_does_not_say_what_its_cpu_can_bf16_is_for_the_user_to_know(monkeypatch):
+    monkeypatch.setattr(runtime, "cpu_features", list)
+    assert runtime.precision("auto", torch.device("cpu")) == "fp32"
+    assert runtime.precision("bf16", torch.device("cpu")) == "bf16"
 
 
 def test_auto_on_cuda_goes_by_its_generation(monkeypatch):
