@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from seamlib import evaluate, masks, models, records
 from seamlib.problems import data, tasks
 from seamlib.restore import restore, restore_student, source_model
 from seamlib.reuse import defects
+from seamlib.search import Reengineered, best, no_loss
+from seamlib.search.found import Originals
 from seamlib.ship import cost
 from seamlib.structure.compaction import BLOCK, compact
 
@@ -59,7 +63,28 @@ def _direct(record: records.Record, mask_file: Path, root: Path) -> Numbers:
         kept["crossfit"] = sum(masks.kept_fraction(found.picks[half].masks) for half in "ab") / 2
     stated = record.results
     return {**{f"accuracy.{k}": (stated["accuracy"][k], v, TOLERANCE) for k, v in accuracy.items()},
-            **{f"kept_fraction.{k}": (stated["kept_fraction"][k], v, 0.0) for k, v in kept.items()}}
+            **{f"kept_fraction.{k}": (stated["kept_fraction"][k], v, 0.0) for k, v in kept.items()},
+            **_front(stated, found, task, tasks.originals(task, model))}
+
+
+def _front(stated: Mapping[str, Any], found: Reengineered, task: tasks.Task, originals: Originals) -> Numbers:
+    """Every point of a front, and what is chosen from it."""
+    numbers: Numbers = {}
+    for point in stated.get("front", []):
+        name = f"{point['alpha']:g}"
+        again = {"kept": masks.kept_fraction(found.picks[name].masks)}
+        counts = {half: evaluate.count_right(found.module(name), data.batches(split, 256))
+                  for half, split in task.halves.items() if f"accuracy_{half}" in point}
+        again |= {f"accuracy_{half}": right / n for half, (right, n) in counts.items()}
+        again["accuracy"] = evaluate.accuracy(found.module(name), data.batches(task.test, 256))
+        numbers |= {f"front.{name}.{k}": (point[k], v, TOLERANCE * (k != "kept")) for k, v in again.items()}
+    for control, chosen in (stated.get("no_loss") or {}).items():
+        if chosen is not None:
+            again = no_loss(stated["front"], originals, control) or {}
+            numbers |= {f"no_loss.{control}.{k}": (v, again.get(k, float("nan")), TOLERANCE) for k, v in chosen.items()}
+    if stated.get("best") is not None:
+        numbers |= {f"best.{k}": (v, best(stated["front"])[k], TOLERANCE) for k, v in stated["best"].items()}
+    return numbers
 
 
 def _found(results: Path, experiment: str, what: str, digest: str) -> records.Record:

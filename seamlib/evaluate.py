@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Predict = Callable[[Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -50,40 +51,91 @@ def accuracy(predict: Predict, batches: Iterable[Batch]) -> float:
     return right / total
 
 
-def restrict(predict: Predict, classes: Sequence[int]) -> Predict:
-    """`predict` with only the outputs of `classes`, in that order: the original with fewer to choose from."""
-    columns = list(classes)
-    return lambda x: predict(x)[:, columns]
+class Restrict(nn.Module):
+    """Logits [B, C] of the source classes -> those of `classes` [B, n], in that order."""
+
+    classes: Tensor
+
+    def __init__(self, classes: Sequence[int]):
+        super().__init__()
+        self.register_buffer("classes", torch.tensor(list(classes)))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits.index_select(1, self.classes.to(logits.device))
 
 
-def among_all(predict: Predict, classes: Sequence[int]) -> Predict:
-    """Outputs [B, len(classes) + 1] of `predict`: those of `classes`, in that order, then the highest of all others.
+class AmongAll(Restrict):
+    """Logits [B, C] -> [B, n + 1]: those of `classes`, in that order, then the highest of all others.
 
-    The arg max is the position of the class that `predict` chooses among all, or len(classes) if it is another.
+    The arg max is the position of the class that is chosen among all, or n if it is another.
     """
-    columns = list(classes)
 
-    def answer(x: Tensor) -> Tensor:
-        logits = predict(x)
+    def forward(self, logits: Tensor) -> Tensor:
         others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
-        others[columns] = False
+        others[self.classes] = False
         none = logits.new_full((len(logits), 1), -torch.inf)  # where `classes` are all there are
-        return torch.cat([logits[:, columns], torch.cat([logits[:, others], none], 1).amax(1, keepdim=True)], 1)
-    return answer
+        return torch.cat([super().forward(logits), torch.cat([logits[:, others], none], 1).amax(1, keepdim=True)], 1)
 
 
-def one_vs_rest(predict: Predict, target: int, corrected: bool) -> Predict:
-    """A many-class `predict` (logits [B, C]) as the two-class answer [other, target] to "is it class `target`?".
+class OneVsRest(nn.Module):
+    """Logits [B, C] -> the two-class answer [other, target] to "is it class `target`?".
 
     Not corrected: yes if the target is the arg max over all C. Corrected: yes if (C - 1) p_t > 1 - p_t, which is what
-    its softmax says when half of the images, not one in C, are of the target class.
+    the softmax p says when half of the images, not one in C, are of the target class.
     """
-    def answer(x: Tensor) -> Tensor:
-        logits = predict(x).float()
-        others = torch.cat([logits[:, :target], logits[:, target + 1:]], 1)
-        rest = others.logsumexp(1) - torch.log(torch.tensor(others.shape[1])) if corrected else others.amax(1)
-        return torch.stack([rest, logits[:, target]], 1)
-    return answer
+
+    target: Tensor
+
+    def __init__(self, target: int, corrected: bool):
+        super().__init__()
+        self.register_buffer("target", torch.tensor(target))
+        self.column, self.corrected = target, corrected
+
+    def forward(self, logits: Tensor) -> Tensor:
+        others = torch.cat([logits[:, :self.column], logits[:, self.column + 1:]], 1)
+        rest = others.logsumexp(1) - math.log(others.shape[1]) if self.corrected else others.amax(1)
+        return torch.stack([rest, logits[:, self.column]], 1)
+
+
+class RestrictedHead(nn.Module):
+    """A head that begins as the restricted original: its `answer` (Restrict or OneVsRest), then for each of the `n`
+    labels a factor, at first 1, and a shift, at first 0, that are learnt. Takes logits [B, C], returns [B, n]."""
+
+    def __init__(self, answer: nn.Module, n: int):
+        super().__init__()
+        self.answer, self.scale, self.shift = answer, nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return self.answer(logits.to(self.scale.dtype)) * self.scale + self.shift
+
+
+class _Then(nn.Module):
+    """A function that is no module, then a module."""
+
+    def __init__(self, predict: Predict, answer: nn.Module):
+        super().__init__()
+        self.predict, self.answer = predict, answer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.answer(self.predict(x))
+
+
+def then(predict: Predict, answer: nn.Module) -> nn.Module:
+    """`predict`, then `answer`, as one module in eval mode, which can be compacted and exported as its parts can."""
+    both = nn.Sequential(predict, answer) if isinstance(predict, nn.Module) else _Then(predict, answer)
+    both.training = False  # of `predict` this is its owner's to say
+    answer.eval()
+    return both
+
+
+def restrict(predict: Predict, classes: Sequence[int]) -> nn.Module:
+    """`predict` with only the outputs of `classes`, in that order: the original with fewer to choose from."""
+    return then(predict, Restrict(classes))
+
+
+def one_vs_rest(predict: Predict, target: int, corrected: bool) -> nn.Module:
+    """A many-class `predict` (logits [B, C]) as the answer of `OneVsRest`: is it class `target`?"""
+    return then(predict, OneVsRest(target, corrected))
 
 
 def probe(model: Predict, train: Iterable[Batch], test: Iterable[Batch]) -> float:

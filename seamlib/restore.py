@@ -75,9 +75,11 @@ def restore(record: Record, mask_file: Path | str, root: Path | str) -> Restored
     if stored.digest != record.sha256["masks"]:
         raise ValueError(f"{mask_file} holds masks {stored.digest[:12]}..., the record was made with "
                          f"{record.sha256['masks'][:12]}...")
-    picks = {name: Pick(record.results["epoch"][name], mask, stored.heads[name]) for name, mask in stored.masks.items()}
-    head = models.new_head(len(source.classes), task.n_classes)
-    return Restored(source, model, task, Reengineered(model, head, [], picks))
+    picks = {name: Pick(record.results["epoch"][name], mask, stored.heads[name], stored.norms[name])
+             for name, mask in stored.masks.items()}
+    restricted = record.parameters.get("head") == "restricted"
+    head = task.head() if restricted else models.new_head(len(source.classes), task.n_classes)
+    return Restored(source, model, task, Reengineered(model, head, [], picks, record.results.get("front", [])))
 
 
 def save_student(path: Path | str, student: nn.Module) -> tuple[nn.Module, str]:

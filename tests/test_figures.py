@@ -35,6 +35,20 @@ def test_front_has_a_point_a_search(ax):
     assert ax.lines[0].get_xdata().tolist() == [1.0, 0.5, 0.25]
 
 
+def test_fronts_has_a_line_a_problem_and_their_mean_where_all_have_one(ax):
+    points = pd.DataFrame({"problem": ["a", "a", "b", "b"], "kept": [1, 0.01, 0.1, 0.01], "difference": [4.0, 0, 3, 1]})
+    figures.fronts(ax, points, paper=(0.1, 5.0))
+    a, b, mean, _, paper = ax.lines
+    assert a.get_xydata().tolist() == [[0.01, 0.0], [1.0, 4.0]]
+    assert b.get_xydata().tolist() == [[0.01, 1.0], [0.1, 3.0]]
+    assert (mean.get_xdata()[0], mean.get_xdata()[-1]) == (pytest.approx(0.01), pytest.approx(0.1))
+    assert (mean.get_ydata()[0], mean.get_ydata()[-1]) == (pytest.approx(0.5), pytest.approx(2.5))  # a has 2 at 0.1
+    assert paper.get_xydata().tolist() == [[0.1, 5.0]]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == [
+        "mean of 2 problems", "restricted original", "SeaM, mean of all its models"]
+    figures.fronts(ax, points.iloc[:0])  # there may be none yet
+
+
 def test_claims_has_a_point_a_problem_their_means_and_the_papers(ax):
     problems = pd.DataFrame({"of": ["few", "few", "many"], "kept": [0.1, 0.3, 0.05], "gain": [-1.0, 1.0, 8.0]})
     figures.claims(ax, problems, paper=(0.1, 5.0))

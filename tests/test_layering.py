@@ -10,7 +10,7 @@ ROOMS = {  # its files, from the ground up: each knows those before it; and the 
     "evaluate": ([], {"records"}),
     "figures": (["style", "searches", "costs", "students"], set()),
     "models": ([], {"records"}),
-    "masks": (["masks", "file", "overlap"], {"records"}),
+    "masks": (["masks", "norms", "file", "overlap"], {"records"}),
     "structure": (["fold", "nodes", "channels", "compaction", "gates"], {"evaluate"}),
     "problems": (["superclasses", "stream", "layouts", "data", "tasks"], {"records", "evaluate"}),
     "search": (["settings", "found", "log", "checkpoints", "capture", "lowering", "loop", "many"],

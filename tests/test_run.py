@@ -12,6 +12,7 @@ import run
 from conftest import ROOT
 
 from seamlib import records
+from seamlib.records import cache
 
 TINY = {"epochs": "1", "shots": "20", "head_only_every": "0"}
 
@@ -123,6 +124,7 @@ def test_what_was_kept_in_one_precision_is_not_replaced_by_another(monkeypatch, 
 def test_a_cell_runs_once_and_can_be_verified(runs, capfd):
     cell = ["cell", "direct_binary", *(t for k, v in {**TINY, "runs": "runs/test"}.items() for t in ("-p", f"{k}={v}"))]
     assert run.main(cell) == 0
+    assert not list(runs.glob("unfinished/*"))
     (path,) = runs.glob("direct_binary/*.json")
     record = records.read(path)
     assert record.parameters["epochs"] == 1
@@ -250,6 +252,23 @@ def test_a_grid_over_records_has_a_cell_for_each():
     assert len(stage) == len(found) >= 44
 
 
+def test_a_path_with_a_restricted_head_gives_a_front_and_verifies_it(runs, capfd):
+    cell = {"runs": "runs/test", "path": "1,5,20", "epochs": "4", "shots": "40", "head": "restricted", "labels": "soft"}
+    assert run.main(["cell", "direct_binary", *(t for k, v in cell.items() for t in ("-p", f"{k}={v}"))]) == 0
+    (path,) = runs.glob("direct_binary/*.json")
+    results = records.read(path).results
+    assert [p["alpha"] for p in results["front"]] == [1.0, 5.0, 20.0]
+    assert set(results["no_loss"]) == {"all", "restricted"}
+    assert run.main(["verify", str(path)]) == 0
+    assert "front.20.accuracy_a" in capfd.readouterr().out
+
+    content = json.loads(path.read_text())
+    content["results"]["front"][2]["kept"] += 0.001
+    path.write_text(json.dumps(content))
+    assert run.main(["verify", str(path)]) == 1
+    assert "front.20.kept" in capfd.readouterr().out
+
+
 def test_a_failing_cell_says_why_in_the_last_lines(runs):
     done = subprocess.run([sys.executable, ROOT / "notebooks/run.py", "cell", "direct_binary", "-p", "protocol=best",
                            "-p", "runs=runs/test"], capture_output=True, text=True, timeout=120)
@@ -273,6 +292,8 @@ def test_a_killed_run_leaves_no_record_and_no_lock(runs):
     process.wait()
     assert not list(runs.glob("direct_binary/*.json"))
     assert run.finished("direct_binary", run.checked("direct_binary", cell)) is None
+    (search,) = runs.glob("unfinished/*.safetensors")  # from which the next run goes on
+    assert len(cache.read(search)[1]["history"]) >= 1
     with open(log.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if somebody still holds it
 

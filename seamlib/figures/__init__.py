@@ -21,6 +21,7 @@ from .searches import (
     courses as courses,
     examples as examples,
     front as front,
+    fronts as fronts,
     kept_by_layer as kept_by_layer,
     matrix as matrix,
     wanted as wanted,

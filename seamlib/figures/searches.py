@@ -61,6 +61,31 @@ def front(ax: Axes, ends: pd.DataFrame, original: float) -> Axes:
     return ax
 
 
+def fronts(ax: Axes, points: pd.DataFrame, paper: tuple[float, float] | None = None) -> Axes:
+    """Points of accuracy above the restricted original against weights kept, on a logarithmic scale.
+
+    A row a point of a front: `problem`, `kept` in (0, 1], `difference` in points. A thin line a problem; the thick one
+    is their mean where all have one, between the points along straight lines. The star is `paper`, (kept, points).
+    """
+    lines = [line.sort_values("kept") for _, line in points.groupby("problem", sort=False)]
+    for line in lines:
+        ax.plot(line["kept"], line["difference"], color=SEAM, alpha=0.35, linewidth=1)
+    low = max((line["kept"].min() for line in lines), default=1)
+    high = min((line["kept"].max() for line in lines), default=1)
+    if low < high:
+        at = np.geomspace(low, high, 50)
+        mean = np.mean([np.interp(np.log(at), np.log(line["kept"]), line["difference"]) for line in lines], axis=0)
+        ax.plot(at, mean, color=SEAM, linewidth=3, label=f"mean of {len(lines)} problems")
+    ax.axhline(0, color=ORIGINAL, linestyle="--", label="restricted original")
+    if paper is not None:
+        ax.plot(*paper, "*", color="black", markersize=16, linestyle="none", label="SeaM, mean of all its models")
+    ax.set_xscale("log")
+    percent(ax, "x", "weights kept (logarithmic scale)")
+    ax.set_ylabel("points above the\nrestricted original")
+    above(ax)
+    return ax
+
+
 def claims(ax: Axes, problems: pd.DataFrame, paper: tuple[float, float]) -> Axes:
     """Gain in accuracy against kept fraction: a row a problem, columns `kept` in [0, 1], `gain` in points, and `of`.
 

@@ -1,6 +1,7 @@
 """Which weights of a model are kept.
 
 - `masks`: scores, binary masks, the masked call and its straight-through gradient; masks to compare with
+- `norms`: what batch norm became of: one scale and one shift a channel
 - `file`: the mask file
 - `overlap`: what the masks of several problems share
 """
@@ -19,4 +20,5 @@ from .masks import (
     new_scores as new_scores,
     shuffled as shuffled,
 )
+from .norms import apply_norms as apply_norms, batch_norms as batch_norms, read_norms as read_norms
 from .overlap import jaccard as jaccard, wanted as wanted

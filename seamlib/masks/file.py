@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from ..records import runtime
 from .masks import Masks, check_shapes
+from .norms import Norms
 
-SCHEMA = "seamlib-masks-3"
-READABLE = ("seamlib-masks-2", SCHEMA)  # 2: without classes and preprocessing
+SCHEMA = "seamlib-masks-4"
+READABLE = ("seamlib-masks-2", "seamlib-masks-3", SCHEMA)  # 2: no classes and preprocessing; 3: no norms
 
 
 class MaskFile(NamedTuple):
@@ -32,21 +33,24 @@ class MaskFile(NamedTuple):
     weights: str  #: digest of its state_dict
     digest: str  #: digest of the file's own tensors
     classes: tuple[str, ...] = ()  #: name of each target label, if the file says them
+    norms: Mapping[str, Norms] = {}  #: pick name -> scales and shifts of batch norms; of each pick, maybe none
     preprocessing: Mapping[str, Any] = {}  #: what an image goes through before the model, if the file says it
 
 
 class Masked(Protocol):
-    """Anything with boolean masks by parameter name and the state_dict of a head: a pick of a search."""
+    """Anything with boolean masks by parameter name, the state_dict of a head, and norms: a pick of a search."""
 
     @property
     def masks(self) -> Masks: ...
     @property
     def head(self) -> dict[str, Tensor]: ...
+    @property
+    def norms(self) -> Norms: ...
 
 
 def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, weights: str,
                classes: Sequence[str] = (), preprocessing: Mapping[str, Any] | None = None) -> str:
-    """Write masks and heads to one safetensors file, at most one bit a weight; return its digest.
+    """Write masks, heads and norms to one safetensors file, at most one bit a weight; return its digest.
 
     `picks` maps a name to a pick; equal ones are stored once. `source` and `weights`
     (the digest of the source model's state_dict) say what the masks belong to, `classes` the names of the target
@@ -63,7 +67,8 @@ def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, we
         nothing = torch.zeros(0, dtype=torch.bool)  # there may be no mask: the head alone was trained
         bits = np.packbits(torch.cat([nothing, *(found.masks[n].cpu().reshape(-1) for n in shapes)]).numpy())
         group = {"masks": torch.from_numpy(bits),
-                 **{f"head.{k}": v.detach().cpu().contiguous().clone() for k, v in found.head.items()}}
+                 **{f"head.{k}": v.detach().cpu().contiguous().clone() for k, v in found.head.items()},
+                 **{f"norms.{k}": v.detach().float().cpu().contiguous().clone() for k, v in found.norms.items()}}
         first = stored.setdefault(runtime.digest(group), pick)
         where[pick] = first
         if first == pick:
@@ -107,10 +112,11 @@ def load_masks(path: Path | str, model: nn.Module | None = None) -> MaskFile:
         _inflate(tensors, meta)
         whole = runtime.digest(tensors) == meta["digest"]
         masks = {pick: _unpack(tensors[f"{first}/masks"], meta["shapes"]) for pick, first in meta["picks"].items()}
-        heads = {pick: {k.removeprefix(f"{first}/head."): v for k, v in tensors.items()
-                        if k.startswith(f"{first}/head.")} for pick, first in meta["picks"].items()}
+        heads, norms = ({pick: {k.removeprefix(f"{first}/{part}."): v for k, v in tensors.items()
+                                if k.startswith(f"{first}/{part}.")} for pick, first in meta["picks"].items()}
+                        for part in ("head", "norms"))
         found = MaskFile(masks, heads, str(meta["source"]), str(meta["weights"]), meta["digest"],
-                         tuple(meta.get("classes", ())), dict(meta.get("preprocessing", {})))
+                         tuple(meta.get("classes", ())), norms, dict(meta.get("preprocessing", {})))
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError, zlib.error) as e:
         raise ValueError(f"{path} was edited or damaged ({e}): make it again") from e
     if not whole:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
-from ..evaluate import Predict, accuracy, among_all, one_vs_rest, restrict, standard_error
+from ..evaluate import AmongAll, OneVsRest, Predict, Restrict, RestrictedHead, accuracy, standard_error, then
 from ..records import runtime
 from .data import Files, Samples, Source, batches
 from .superclasses import groups
@@ -28,9 +29,21 @@ class Task:
     train: Samples
     test: Samples
     halves: Mapping[str, Samples]
-    original_all: Callable[[Predict], Predict]  #: the source model's answer, choosing among all its outputs
-    original_restricted: Callable[[Predict], Predict]  #: its answer when told that only the target's classes can occur
+    among_all: nn.Module  #: logits of the source model -> its answer, choosing among all its outputs
+    restricted: nn.Module  #: the same -> its answer when told that only the target's classes can occur
     classes: tuple[int, ...] = ()  #: multi-class: the source model's class number of each label
+
+    def original_all(self, predict: Predict) -> nn.Module:
+        """The answer of the source model `predict`, choosing among all its outputs."""
+        return then(predict, copy.deepcopy(self.among_all))
+
+    def original_restricted(self, predict: Predict) -> nn.Module:
+        """The answer of the source model `predict` when told that only the target's classes can occur."""
+        return then(predict, copy.deepcopy(self.restricted))
+
+    def head(self) -> nn.Module:
+        """A head that begins as the restricted original."""
+        return RestrictedHead(copy.deepcopy(self.restricted), self.n_classes)
 
 
 @dataclass(frozen=True)
@@ -79,8 +92,7 @@ def binary(source: Source, target_class: int, seed: int = 0, shots: int = 0) -> 
     train = _shots(_balanced(source.train, target_class, seed), shots, seed)
     test = _balanced(source.test, target_class, seed)
     return Task(f"binary{target_class}", 2, train, test, _halves(test),
-                functools.partial(one_vs_rest, target=target_class, corrected=False),
-                functools.partial(one_vs_rest, target=target_class, corrected=True))
+                OneVsRest(target_class, corrected=False), OneVsRest(target_class, corrected=True))
 
 
 def multiclass(source: Source, classes: Sequence[int], seed: int = 0, shots: int = 0, name: str = "") -> Task:
@@ -101,8 +113,7 @@ def multiclass(source: Source, classes: Sequence[int], seed: int = 0, shots: int
     test = _relabelled(source.test, classes)
     return Task(name or "classes" + "_".join(map(str, classes)), len(classes),
                 _shots(_relabelled(source.train, classes), shots, seed), test, _halves(test),
-                functools.partial(among_all, classes=classes), functools.partial(restrict, classes=classes),
-                tuple(classes))
+                AmongAll(classes), Restrict(classes), tuple(classes))
 
 
 def superclass(dataset: str, index: int) -> tuple[str, tuple[str, ...]]:

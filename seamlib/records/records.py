@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 SCHEMA = "seamlib-record-1"
 PLACES = ("device", "data", "runs", "weights", "commit")  # parameters that say where, not what
 
-LATER = {"structure": 0.0}  # parameters that were added since, and the value at which nothing changes
+# Parameters that were added since, and the value at which nothing changes.
+LATER = {"structure": 0.0, "path": "", "head": "linear", "norms": "frozen", "lr_norms": 0.01,
+         "labels": "hard", "temperature": 2.0}
 
 
 @dataclass(frozen=True)

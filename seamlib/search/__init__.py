@@ -13,11 +13,13 @@ from .found import (
     Pick as Pick,
     Reengineered as Reengineered,
     SearchStopped as SearchStopped,
+    best as best,
     crossfit as crossfit,
+    no_loss as no_loss,
     pick as pick,
     summary as summary,
     waited as waited,
 )
 from .loop import reengineer as reengineer
 from .many import reengineer_many as reengineer_many
-from .settings import Search as Search
+from .settings import Search as Search, path_of as path_of

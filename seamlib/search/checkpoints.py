@@ -11,6 +11,7 @@ from torch import nn
 
 from ..evaluate import Loader
 from ..masks.masks import Masks
+from ..masks.norms import BatchNorm
 from ..records import cache
 from ..structure.gates import Gates
 from .found import Pick
@@ -26,6 +27,8 @@ class Live(Protocol):
     scores: Masks
     gates: Gates | None
     head: nn.Module
+    norms: dict[str, BatchNorm]
+    trained: nn.Module
     alone: torch.optim.Adam
     both: torch.optim.Adam
     done: int
@@ -36,11 +39,13 @@ def save(path: Path | str, run: Live, log: Log, train: Loader) -> None:
     tensors = {f"scores/{name}": t for name, t in run.scores.items()}
     tensors |= {f"head/{name}": t for name, t in run.head.state_dict().items()}
     tensors |= {"gates": run.gates.values} if run.gates else {}
+    tensors |= {f"norms/{name}": t for name, t in _norms(run).items()}
     for series, p in log.found.picks.items():
         tensors |= {f"pick/{series}/masks/{name}": t for name, t in p.masks.items()}
         tensors |= {f"pick/{series}/head/{name}": t for name, t in p.head.items()}
+        tensors |= {f"pick/{series}/norms/{name}": t for name, t in p.norms.items()}
     tensors |= cache.progress(train, run.device, {"alone": run.alone, "both": run.both})
-    cache.write(path, tensors, {"search": _settings(run, log), "history": log.history,
+    cache.write(path, tensors, {"search": _settings(run, log), "history": log.history, "front": log.found.front,
                                 "picks": {series: p.epoch for series, p in log.found.picks.items()}})
 
 
@@ -62,17 +67,28 @@ def restore(path: Path | str, run: Live, log: Log, train: Loader) -> None:
             score.copy_(tensors[f"scores/{name}"])
         if run.gates:
             run.gates.values.copy_(tensors["gates"])
+        for name, t in _norms(run).items():
+            t.copy_(tensors[f"norms/{name}"])
     run.head.load_state_dict(cache.part(tensors, "head/"))
     run.done = len(values["history"]) * len(train)
     log.history.extend(values["history"])
+    log.found.front.extend(values["front"])
     for series, epoch in values["picks"].items():
         kept = cache.part(tensors, f"pick/{series}/")
-        masks = {name: t.to(run.device) for name, t in cache.part(kept, "masks/").items()}
-        log.found.picks[series] = Pick(epoch, masks, cache.part(kept, "head/"))
+        masks, norms = ({name: t.to(run.device) for name, t in cache.part(kept, part).items()}
+                        for part in ("masks/", "norms/"))
+        log.found.picks[series] = Pick(epoch, masks, cache.part(kept, "head/"), norms)
     cache.go_on(tensors, train, run.device, {"alone": run.alone, "both": run.both})
+
+
+def _norms(run: Live) -> dict[str, torch.Tensor]:
+    """The live tensors of the batch norms that adapt."""
+    return {f"{name}.{key}": t for name in run.norms
+            for key, t in run.trained.get_submodule(name).state_dict(keep_vars=True).items()}
 
 
 def _settings(run: Live, log: Log) -> dict[str, Any]:
     """All that an epoch and its picks depend on; when the search stops is not."""
-    search = {k: v for k, v in dataclasses.asdict(run.search).items() if k != "max_removed"}
+    search = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(run.search).items()
+              if k != "max_removed"}  # as JSON will have it
     return {**search, "names": list(run.scores), "targets": {series: str(t) for series, t in log.targets.items()}}

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..evaluate import OneVsRest, Restrict, RestrictedHead
 from ..masks.file import load_masks, save_masks
 from ..masks.masks import Masks, apply_masks
+from ..masks.norms import Norms, apply_norms
 from ..models import new_head
 from ..records import runtime
 
@@ -26,16 +29,26 @@ class Pick:
     epoch: int  #: -1 if it is not known
     masks: Masks  #: boolean, by parameter name
     head: dict[str, Tensor]  #: state_dict
+    norms: Norms = field(default_factory=dict)  #: scale and shift of each batch norm's channels, where they adapted
 
 
 @dataclass(frozen=True)
 class Reengineered:
-    """What a search found. `picks["paper"]`, chosen on all of `val`, is the one that is delivered."""
+    """What a search found. `picks["paper"]`, chosen on all of `val`, is the one that is delivered.
+
+    With a path each stage's end is a pick too, called by its alpha ("2", "0.5"), and a point of `front`.
+    """
 
     source: nn.Module
     new_head: nn.Module
     history: list[Epoch]
     picks: dict[str, Pick]
+    front: list[Epoch] = field(default_factory=list)  #: the history at the ends of a path's stages, each with its alpha
+
+    def smallest(self, accuracy: float, series: str = "accuracy") -> str | None:
+        """The point of the front that keeps the fewest weights of those at least so accurate; None if there is none."""
+        enough = [point for point in self.front if point[series] >= accuracy]
+        return f"{min(enough, key=itemgetter('kept'))['alpha']:g}" if enough else None
 
     @property
     def masks(self) -> Masks:
@@ -48,9 +61,10 @@ class Reengineered:
         return self._head("paper")
 
     def module(self, pick: str = "paper") -> nn.Module:
-        """The re-engineered model as a plain module in eval mode: masked copy of the source, then the head."""
+        """The re-engineered model as a plain module in eval mode: masked copy of the source, its
+        batch norms as they adapted, then the head."""
         runtime.check_choice("pick", pick, tuple(self.picks))
-        body = apply_masks(copy.deepcopy(self.source), self.picks[pick].masks)
+        body = apply_norms(apply_masks(copy.deepcopy(self.source), self.picks[pick].masks), self.picks[pick].norms)
         return nn.Sequential(body, self._head(pick)).eval()
 
     def save(self, path: Path | str, *, source: str = "", classes: Sequence[str] = (),
@@ -67,19 +81,16 @@ class Reengineered:
     def load(cls, path: Path | str, source: nn.Module, head: nn.Module | None = None) -> Reengineered:
         """What `save` wrote, for the very weights of `source`; `module()` then answers bit for bit as before.
 
-        `head`: a module of the head's architecture; default: that of `models.new_head`. History and epochs are not
-        in the file. Raises what `load_masks` raises, and ValueError for a head that does not fit.
+        `head`: a module of the head's architecture; by default one of `models.new_head` or of
+        `evaluate.RestrictedHead`, as the file has it. History, front and epochs are not in the file. Raises what
+        `load_masks` raises, and ValueError for a head that does not fit.
         """
         stored = load_masks(path, source)
         heads = [stored.heads[name] for name in stored.masks]
-        if head is None:
-            shapes = {tuple(t.shape) for t in heads[0].values() if t.dim() == 2}
-            if len(shapes) != 1 or set(heads[0]) != {"1.weight", "1.bias"}:
-                raise ValueError(f"{path} has a head with {', '.join(heads[0])}, which is not ReLU and Linear: give "
-                                 "a module of its architecture as head")
-            n_out, n_in = shapes.pop()
-            head = new_head(n_in, n_out).to(heads[0]["1.weight"].dtype)
-        picks = {name: Pick(-1, mask, stored.heads[name]) for name, mask in stored.masks.items()}
+        if head is None and (head := _head_of(heads[0])) is None:
+            raise ValueError(f"{path} has a head with {', '.join(heads[0])}, which is neither ReLU and Linear nor the "
+                             "restricted original's: give a module of its architecture as head")
+        picks = {name: Pick(-1, mask, stored.heads[name], stored.norms[name]) for name, mask in stored.masks.items()}
         try:
             copy.deepcopy(head).load_state_dict(heads[0])
         except RuntimeError as e:
@@ -90,6 +101,20 @@ class Reengineered:
         head = copy.deepcopy(self.new_head)
         head.load_state_dict(self.picks[pick].head)
         return head.to(next(self.source.parameters()).device).eval()
+
+
+def _head_of(state: Mapping[str, Tensor]) -> nn.Module | None:
+    """A head that takes this state_dict, of those that the library makes."""
+    if set(state) == {"1.weight", "1.bias"} and state["1.weight"].dim() == 2:
+        n_out, n_in = state["1.weight"].shape
+        return new_head(n_in, n_out).to(state["1.weight"].dtype)
+    if set(state) == {"answer.classes", "scale", "shift"}:
+        answer: nn.Module = Restrict(state["answer.classes"].tolist())
+    elif set(state) == {"answer.target", "scale", "shift"}:
+        answer = OneVsRest(int(state["answer.target"]), corrected=True)
+    else:
+        return None
+    return RestrictedHead(answer, len(state["scale"])).to(state["scale"].dtype)
 
 
 class SearchStopped(RuntimeError):
@@ -142,23 +167,58 @@ def crossfit(history: Sequence[Epoch], picks: Mapping[str, int]) -> dict[str, fl
     return {"accuracy": (a["accuracy_b"] + b["accuracy_a"]) / 2, "kept": (a["kept"] + b["kept"]) / 2}
 
 
-def summary(found: Reengineered, head_only: Reengineered, originals: Mapping[str, float]) -> dict[str, Any]:
-    """The `results` of a direct-reuse record: accuracies, kept fractions and epochs by protocol, and the history.
+Originals = Mapping[str, Mapping[str, float]]  # series -> "all" or "restricted" -> accuracy
 
-    `head_only` is the same search with `names=()`; `originals` has `all` and `restricted`, on the whole test set.
+
+def no_loss(front: Sequence[Epoch], originals: Originals, control: str) -> dict[str, float] | None:
+    """How much can go at no loss: kept, accuracy, and its difference to the untouched original on the same images.
+
+    Of the points whose accuracy on one half is at least the original's there, the one that keeps fewest, measured on
+    the other half; both ways, averaged. None where no point reaches it on one of the halves.
+    """
+    found = []
+    for chooses, reports in (("a", "b"), ("b", "a")):
+        enough = [p for p in front if p[f"accuracy_{chooses}"] >= originals[chooses][control]]
+        if not enough:
+            return None
+        point = min(enough, key=itemgetter("kept"))
+        found.append((point["kept"], point[f"accuracy_{reports}"],
+                      point[f"accuracy_{reports}"] - originals[reports][control]))
+    return {name: (a + b) / 2 for name, a, b in zip(("kept", "accuracy", "difference"), *found, strict=True)}
+
+
+def best(front: Sequence[Epoch]) -> dict[str, float]:
+    """Kept and accuracy of the point that is most accurate on one half, measured on the other; both ways, averaged."""
+    a, b = (max(front, key=itemgetter(f"accuracy_{half}")) for half in "ab")
+    return {"kept": (a["kept"] + b["kept"]) / 2, "accuracy": (a["accuracy_b"] + b["accuracy_a"]) / 2}
+
+
+def summary(found: Reengineered, head_only: Reengineered, originals: Originals,
+            norms_only: Reengineered | None = None) -> dict[str, Any]:
+    """The `results` of a direct-reuse record: accuracies, kept fractions and epochs by protocol, front and history.
+
+    `head_only` is the same search with `names=()` and frozen norms, `norms_only` with norms that adapt; `originals` are
+    those of `problems.originals`.
     """
     def by_protocol(run: Reengineered) -> dict[str, dict[str, float]]:
-        epochs = {series: p.epoch for series, p in run.picks.items()}
+        epochs: dict[str, int] = {s: run.picks[s].epoch for s in ("a", "b", "paper") if s in run.picks}
         paper = run.history[epochs["paper"]]
         both = {"paper": {"accuracy": paper["accuracy"], "kept": paper["kept"]}}
         return both if len(epochs) == 1 else {"crossfit": crossfit(run.history, epochs), **both}
-    ours, control = by_protocol(found), by_protocol(head_only)
+
+    def control(run: Reengineered | None) -> dict[str, float]:
+        return {} if run is None else {"head_only" if run is head_only else "norms_only":
+                                       next(iter(by_protocol(run).values()))["accuracy"]}
+    ours, whole, halves = by_protocol(found), originals["paper"], bool(found.front) and "accuracy_a" in found.front[0]
     return {
         "weights_total": sum(m.numel() for m in found.masks.values()),
         "kept_fraction": {protocol: r["kept"] for protocol, r in ours.items()},
-        "accuracy": {"original_all": originals["all"], "original_restricted": originals["restricted"],
-                     "head_only": next(iter(control.values()))["accuracy"],
+        "accuracy": {"original_all": whole["all"], "original_restricted": whole["restricted"],
+                     **control(head_only), **control(norms_only),
                      **{protocol: r["accuracy"] for protocol, r in ours.items()}},
         "epoch": {series: p.epoch for series, p in found.picks.items()},
+        "front": found.front,
+        "no_loss": {c: no_loss(found.front, originals, c) if halves else None for c in ("all", "restricted")},
+        "best": best(found.front) if halves else None,
         "history": {column: [e[column] for e in found.history] for column in found.history[0]},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -29,6 +30,21 @@ class Log:
         """The epochs so far."""
         return self.found.history
 
+    def check(self, model: nn.Module, head: nn.Module) -> None:
+        """ValueError if `head` does not take what `model` returns for an image of `val`, or lacks a label's output."""
+        x, y = next(iter(next(iter(self.parts.values()))))
+        where = next(model.parameters()).device
+        with measuring():
+            logits = model(x[:1].to(where))
+            try:
+                n = copy.deepcopy(head).to(where).eval()(logits).shape[1]
+            except (RuntimeError, IndexError, TypeError, ValueError) as e:
+                raise ValueError(f"the head does not take what {type(model).__name__} returns, {list(logits.shape)}: "
+                                 f"{str(e).splitlines()[0]}; give one of as many inputs as there are outputs") from e
+        if int(y.max()) >= n:
+            raise ValueError(f"val has an image of label {int(y.max())}, and the head has {n} output{'s' * (n > 1)}: "
+                             "give a head with an output for each label, from 0 on")
+
     def example_for_gates(self) -> Tensor | None:
         """An image of `val`, [1, ...], where the search moves gates."""
         if not self.search.structure:
@@ -49,15 +65,23 @@ class Log:
             what = "keeps no weight any more" if math.isfinite(loss) else f"has a loss of {loss}"
             raise SearchStopped(f"the search {what} at epoch {epoch}: lower alpha or the learning rates",
                                 self.found if picks else None)
-        record = {"epoch": float(epoch), "loss": loss + search.alpha * kept * bool(scores), "kept": kept}
+        alpha, _, after = next(stage for stage in search.stages if epoch < stage[2])
+        record = {"epoch": float(epoch), "loss": loss + alpha * kept * bool(scores), "kept": kept}
         counts = {part: count_right(predict, batches) for part, batches in self.parts.items()}
         record["accuracy"] = sum(right for right, _ in counts.values()) / sum(n for _, n in counts.values())
         if len(self.parts) > 1:
             record |= {f"accuracy_{part}": right / n for part, (right, n) in counts.items()}
         history.append(record)
+        candidates = history
+        if search.path:
+            candidates = self.found.front
+            if epoch + 1 < after:
+                return record  # a path is picked from where its stages end
+            candidates.append({"alpha": alpha, **record})
+            picks[f"{alpha:g}"] = snapshot(epoch)
         for series, target in self.targets.items():
-            if pick(history, target, _column(series)) == epoch:
-                picks[series] = snapshot(epoch)
+            if pick(candidates, target, _column(series)) == len(candidates) - 1:
+                picks[series] = picks[f"{alpha:g}"] if search.path else snapshot(epoch)
         return record
 
     @property

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..evaluate import Batch, Loader, Predict
-from ..masks.masks import NORMS, Masks, binarize, masked_call, new_scores
+from ..masks.masks import NORMS, Masks, binarize, call_with, masked_call, masked_weights, new_scores
+from ..masks.norms import BatchNorm, apply_norms, batch_norms, read_norms
 from ..records import runtime
 from ..structure.gates import Gates
 from . import capture, checkpoints, lowering
@@ -49,16 +50,18 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     if len(train) == 0:
         raise ValueError("train has no batch: give at least one")
     log = Log(model, head, val, search, targets)
+    log.check(model, head)
     run = Run(model, head, names, search, search.epochs * len(train), log.example_for_gates())
     predict: Predict = run.predict
-    if not run.scores:  # the model never changes: what it says of each image of val is asked once
+    alone = not (run.scores or run.norms)  # is the head
+    if alone:  # the model never changes: what it says of each image of val is asked once
         log.answer_once(run.model, run.device)
         predict = run.head
     with runtime.seeded(search.seed, run.device):
         if checkpoint is not None:
             checkpoints.restore(checkpoint, run, log, train)
         while not log.over:
-            head_only = not run.scores or search.head_only(epoch=len(log.history))
+            head_only = alone or search.head_only(epoch=len(log.history))
             loss = run.train(train, head_only)
             record = log.note(float(loss), run.kept(), predict, run.snapshot)
             if checkpoint is not None:
@@ -83,7 +86,12 @@ class Run:
         self.head = copy.deepcopy(head).requires_grad_(True).to(self.device)
         self.scores = new_scores(self.model, names)
         self.gates = None if example is None else Gates(self.model, example.to(self.device))
-        self.folded, self.offsets = lowering.prepared(self.model, self.scores, self.search.precision)
+        self.norms = batch_norms(self.model) if search.norms != "frozen" else {}
+        self.trained, self.offsets = lowering.prepared(self.model, self.scores, self.search.precision, not self.norms)
+        self.teacher: Predict | None = None
+        if search.labels == "soft":
+            body, _ = lowering.prepared(self.model, (), self.search.precision)
+            self.teacher = nn.Sequential(body, copy.deepcopy(self.head)).eval()
         self.n_scores = sum(s.numel() for s in self.scores.values())
         self._optimise(self.head.parameters())
 
@@ -91,29 +99,37 @@ class Run:
         """Two optimisers, each with its own moments: of scores and head together, and of the head alone."""
         cuda = self.device.type == "cuda"
         top = {"params": list(heads), "lr": self.search.lr_head, "name": "lr_head"}
-        moved = [*self.scores.values(), *([self.gates.values] if self.gates else [])]
-        scores = {"params": moved, "lr": self.search.lr_mask, "name": "lr_mask"}
+        moved = {"lr_mask": [*self.scores.values(), *([self.gates.values] if self.gates else [])],
+                 "lr_norms": [p for name in self.norms for p in self.trained.get_submodule(name).parameters()
+                              if self.search.norms == "affine"]}
+        groups = [{"params": params, "lr": getattr(self.search, name), "name": name}
+                  for name, params in moved.items() if params]
+        for group in groups:
+            for p in group["params"]:
+                p.requires_grad_()
         self.alone = torch.optim.Adam([dict(top)], fused=True, capturable=cuda)
-        self.both = torch.optim.Adam([scores, dict(top)], fused=True, capturable=cuda) if self.scores else self.alone
+        self.both = torch.optim.Adam([*groups, dict(top)], fused=True, capturable=cuda) if groups else self.alone
         self.rent = torch.zeros((), device=self.device)  # alpha, for each score
         self.pressure = torch.zeros((), device=self.device)  # structure
-        self.rates = {name: torch.zeros((), device=self.device) for name in ("lr_mask", "lr_head")}
+        self.rates = {name: torch.zeros((), device=self.device) for name in ("lr_mask", "lr_norms", "lr_head")}
         self.step: capture.Step = capture.Replayed(self._step) if cuda else self._step
 
     def train(self, batches: Iterable[Batch], head_only: bool) -> Tensor:
         """One epoch: move the head and, unless `head_only`, the scores. Returns the mean of `losses`."""
         sum_losses, n = torch.zeros((), device=self.device), 0
-        _train_mode(self.folded, self.head)
+        _train_mode(self.trained, self.head, adapting=bool(self.norms))
         for x, y in batches:
-            rate, course = rates(self.search, self.done / self.all_steps)
-            self.rent.fill_(course * self.search.alpha / max(self.n_scores, 1))
-            self.pressure.fill_(course * self.search.structure)
+            rate, alpha, structure = rates(self.search, self.done / self.all_steps * self.search.epochs)
+            self.rent.fill_(alpha / max(self.n_scores, 1))
+            self.pressure.fill_(structure)
             for name, lr in self.rates.items():
                 lr.fill_(rate * getattr(self.search, name))
             losses = self.step(x.to(self.device), y.to(self.device), head_only)
             sum_losses = sum_losses + losses * y.shape[-1]  # labels [B]; of many problems [K, B]
             n, self.done = n + y.shape[-1], self.done + 1
         self.head.eval()
+        if self.norms:  # what is measured, and handed on, is scale and shift
+            apply_norms(self.model, read_norms(self.trained))
         return sum_losses / n
 
     def _step(self, x: Tensor, y: Tensor, head_only: bool) -> Tensor:
@@ -125,7 +141,7 @@ class Run:
             losses = self.losses(x, y, head_only)
         optimiser.zero_grad()
         losses.sum().backward()
-        if not head_only:  # the kept fraction is a mean: straight through, its gradient is 1 / total
+        if self.scores and not head_only:  # the kept fraction is a mean: straight through, its gradient is 1 / total
             grads = [torch.zeros_like(s) if s.grad is None else s.grad for s in self.scores.values()]
             torch._foreach_add_(grads, self.rent)
             for score, grad in zip(self.scores.values(), grads, strict=True):
@@ -136,10 +152,21 @@ class Run:
         return losses.detach()
 
     def losses(self, x: Tensor, y: Tensor, head_only: bool) -> Tensor:
-        """The mean cross-entropy of a batch; of each problem, where there are many."""
+        """The mean cross-entropy of a batch; of each problem, where there are many.
+
+        Under soft labels the divergence from what the untouched model said with the head as it was given, logits over a
+        temperature T, times T^2 (Hinton et al., 2015): with a restricted head, from the restricted original.
+        """
         with torch.set_grad_enabled(not head_only):
-            z = masked_call(self.folded, self.kept(), x, self.offsets)
-        return F.cross_entropy(self.head(z).float(), y)
+            z = call_with(self.trained, masked_weights(self.trained, self.kept(), self.offsets), x)
+        answer = self.head(z).float()
+        if self.teacher is None:
+            return F.cross_entropy(answer, y)
+        with torch.no_grad():
+            wanted = self.teacher(x).float()
+        t = self.search.temperature
+        return t**2 * F.kl_div((answer / t).log_softmax(1), (wanted / t).log_softmax(1), reduction="batchmean",
+                               log_target=True)
 
     def kept(self) -> Masks:
         """The scores, below 0 also where a gate shuts the weight out."""
@@ -150,13 +177,14 @@ class Run:
         return self.head(masked_call(self.model, self.kept(), x.to(self.device)))
 
     def snapshot(self, epoch: int) -> Pick:
-        """Copies of masks and head as they are now."""
-        return Pick(epoch, binarize(self.kept()), {k: v.detach().clone() for k, v in self.head.state_dict().items()})
+        """Copies of masks, head and norms as they are now."""
+        head = {k: v.detach().clone() for k, v in self.head.state_dict().items()}
+        return Pick(epoch, binarize(self.kept()), head, read_norms(self.trained) if self.norms else {})
 
 
-def _train_mode(model: nn.Module, head: nn.Module) -> None:
-    """Train mode (dropout on), but normalisation with its stored statistics."""
+def _train_mode(model: nn.Module, head: nn.Module, adapting: bool) -> None:
+    """Train mode (dropout on), but normalisation with its stored statistics, unless batch norm is `adapting`."""
     model.train(), head.train()
     for module in model.modules():
-        if isinstance(module, NORMS):
+        if isinstance(module, NORMS) and not (adapting and isinstance(module, BatchNorm)):
             module.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 from typing import Any
 
@@ -16,17 +17,18 @@ Pair = tuple[int, int]
 LOWERED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def prepared(model: nn.Module, masked: Collection[str], precision: str) -> tuple[nn.Module, dict[str, Tensor]]:
-    """(A copy of `model` for training steps in `precision`, offsets): batch norms are in the layers before them.
+def prepared(model: nn.Module, masked: Collection[str], precision: str,
+             fold: bool = True) -> tuple[nn.Module, dict[str, Tensor]]:
+    """(A copy of `model` for training steps in `precision`, offsets).
 
-    `masked`, offsets: see `structure.fold.fold_norms`.
+    With `fold` its batch norms are in the layers before them; `masked`, offsets: see `structure.fold.fold_norms`.
     """
-    folded, offsets = fold_norms(model, masked)
+    ready, offsets = fold_norms(model, masked) if fold else (copy.deepcopy(model), {})
     if precision == "bf16":
-        lower(folded)
-        offsets = {name: t.to(folded.get_parameter(name).dtype) for name, t in offsets.items()}
-    product_gradients(folded)
-    return folded, offsets
+        lower(ready)
+        offsets = {name: t.to(ready.get_parameter(name).dtype) for name, t in offsets.items()}
+    product_gradients(ready)
+    return ready, offsets
 
 
 class _Convolve(torch.autograd.Function):

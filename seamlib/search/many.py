@@ -31,10 +31,11 @@ def reengineer_many(model: nn.Module, heads: Sequence[nn.Module], trains: Sequen
 
     On CUDA the K searches share each step: it is one call with a stack of K masks, and the results equal those of
     single searches up to rounding (but for a model with dropout, which draws in another order). On a CPU, where a
-    single search already fills the machine, they run one after another. The heads must be of one architecture, and
-    the batches of one size: problem by problem as many, of as many images. `on_epoch` gets the problem's number and
-    the epoch's dict. `targets`: see `reengineer`, a mapping for each problem. Raises ValueError for bad arguments;
-    SearchStopped as soon as one of the searches cannot go on.
+    single search already fills the machine, and with norms that adapt or soft labels, they run one after another.
+
+    The heads must be of one architecture, and the batches of one size: problem by problem as many, of as many images.
+    `on_epoch` gets the problem's number and the epoch's dict. `targets`: see `reengineer`, a mapping for each problem.
+    Raises ValueError for bad arguments; SearchStopped as soon as one of the searches cannot go on.
     """
     lengths = {"heads": len(heads), "trains": len(trains), "vals": len(vals),
                **({} if targets is None else {"targets": len(targets)})}
@@ -44,7 +45,8 @@ def reengineer_many(model: nn.Module, heads: Sequence[nn.Module], trains: Sequen
     if len({len(train) for train in trains}) > 1 or len(trains[0]) == 0:
         raise ValueError(f"the problems have {', '.join(str(len(t)) for t in trains)} batches an epoch: they must have "
                          "as many, one at least, or be searched one by one")
-    if next(model.parameters()).device.type == "cuda":
+    together_too = search.norms == "frozen" and search.labels == "hard"
+    if next(model.parameters()).device.type == "cuda" and together_too:
         return together(model, heads, trains, vals, search, targets=targets, names=names, on_epoch=on_epoch)
     names = None if names is None else list(names)
     return [reengineer(model, heads[k], trains[k], vals[k], search, targets=targets[k] if targets else None,
@@ -99,7 +101,7 @@ class _Stack(Run):
 
     def losses(self, x: Tensor, y: Tensor, head_only: bool) -> Tensor:
         with torch.set_grad_enabled(not head_only):
-            masked = masked_weights(self.folded, self.kept(), self.offsets)
+            masked = masked_weights(self.trained, self.kept(), self.offsets)
             z = vmap(self._features, randomness="different")(masked, x)
         z = z.to(next(iter(self.heads.values())).dtype)  # autocast is not heard inside of vmap
         answers = vmap(self._head, randomness="different")(self.heads, self.buffers, z)
@@ -107,7 +109,7 @@ class _Stack(Run):
         return losses.unflatten(0, y.shape).mean(1)
 
     def _features(self, masked: dict[str, Tensor], x: Tensor) -> Tensor:
-        return call_with(self.folded, masked, x)
+        return call_with(self.trained, masked, x)
 
     def _head(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], z: Tensor) -> Tensor:
         return functional_call(self.head, parameters | buffers, (z,))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ..records import runtime
 
 SCHEDULES = ("constant", "anneal")
+NORMS = ("frozen", "statistics", "affine")
+LABELS = ("hard", "soft")
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,7 @@ class Search:
     lr_mask: float = 0.05  #: Adam's rate for the scores, > 0
     lr_head: float = 0.1  #: Adam's rate for the head, > 0
     alpha: float = 1.0  #: weight of the kept fraction in the loss, >= 0
+    path: tuple[float, ...] | None = None  #: rising alphas, one a stage of the epochs, instead of `alpha`; None: none
     structure: float = 0.0  #: weight of the share of multiply-adds in the loss, see `Gates`, >= 0; 0: none
     epochs: int = 300  #: passes over the training batches, >= 1
     batch_size: int = 64  #: images a step, >= 1; for whoever makes the batches
@@ -25,7 +29,11 @@ class Search:
     margin: float = 0.0  #: standard errors above the original that the automatic target asks for under crossfit
     max_removed: float | None = None  #: in [0, 1]; stop at, and take, the first epoch that removed this share
     patience: int = 0  #: epochs below the target before the search gives up, see `waited` (not crossfit); 0: never
-    schedule: str = "constant"  #: course of rates and alpha over the search: "constant" or "anneal", see `rates`
+    norms: str = "frozen"  #: "frozen", "statistics" (those of the masked model) or "affine" (scale, shift learnt too)
+    lr_norms: float = 0.01  #: Adam's rate for scales and shifts under norms "affine", > 0
+    labels: str = "hard"  #: those of the images, or "soft": what the untouched model says of them, see `Run.losses`
+    temperature: float = 2.0  #: by which logits are divided under soft labels, > 0
+    schedule: str = "constant"  #: course of rates and alpha over each stage: "constant" or "anneal", see `rates`
     precision: str = "fp32"  #: of training steps: "auto", "fp32" or "bf16", see `records.runtime.precision`
     seed: int = 0  #: of dropout; batches and head have their own
 
@@ -35,6 +43,8 @@ class Search:
             ("lr_head", self.lr_head, self.lr_head > 0, "above 0"),
             ("alpha", self.alpha, self.alpha >= 0, "0 or more"),
             ("structure", self.structure, self.structure >= 0, "0 or more"),
+            ("lr_norms", self.lr_norms, self.lr_norms > 0, "above 0"),
+            ("temperature", self.temperature, self.temperature > 0, "above 0"),
             ("epochs", self.epochs, self.epochs >= 1, "1 or more"),
             ("batch_size", self.batch_size, self.batch_size >= 1, "1 or more"),
             ("head_only_every", self.head_only_every, self.head_only_every >= 0, "0 (never) or more"),
@@ -45,20 +55,52 @@ class Search:
         ):
             if not ok:
                 raise ValueError(f"{name} is {value}: it must be {allowed}")
+        if self.path is not None:
+            self._check_path()
         runtime.check_choice("schedule", self.schedule, SCHEDULES)
+        runtime.check_choice("norms", self.norms, NORMS)
+        runtime.check_choice("labels", self.labels, LABELS)
         runtime.check_choice("precision", self.precision, runtime.PRECISIONS)
+
+    def _check_path(self) -> None:
+        path = self.path or ()
+        if not path or path[0] < 0 or not all(a < b for a, b in pairwise(path)) or not math.isfinite(path[-1]):
+            raise ValueError(f"path is {path}: it must be one or more finite alphas from 0 on, each above the last")
+        if len(path) > self.epochs:
+            raise ValueError(f"path has {len(path)} stages and epochs is {self.epochs}: a stage needs an epoch at "
+                             "least; raise epochs, or leave stages out")
+        if self.patience or self.max_removed is not None:
+            raise ValueError("path is given with patience or max_removed: a path goes to its end; leave these out")
+
+    @property
+    def stages(self) -> list[tuple[float, int, int]]:
+        """(alpha, first epoch, epoch after the last) of each stage; all of as many epochs, the first get the rest."""
+        path = self.path or (self.alpha,)
+        each, rest = divmod(self.epochs, len(path))
+        starts = [i * each + min(i, rest) for i in range(len(path) + 1)]
+        return list(zip(path, starts, starts[1:], strict=False))
 
     def head_only(self, epoch: int) -> bool:
         """Whether this epoch trains the head alone."""
         return self.head_only_every > 0 and epoch % self.head_only_every == 0
 
 
-def rates(search: Search, done: float) -> tuple[float, float]:
-    """Factors of (both learning rates, alpha) when the share `done` in [0, 1) of all steps is behind.
+def rates(search: Search, epochs: float) -> tuple[float, float, float]:
+    """(Factor of all learning rates, alpha, structure) when so many `epochs`, in [0, search.epochs), are behind.
 
     `constant` (the paper's) leaves all as they are. `anneal` lowers the learning rates to 0 along half a cosine, and
-    alpha in a straight line: first weights go, then those that stay settle.
+    alpha and structure in a straight line, in each stage: first weights go, then those that stay settle.
     """
+    alpha, first, after = next(stage for stage in reversed(search.stages) if epochs >= stage[1])
     if search.schedule == "constant":
-        return 1.0, 1.0
-    return (1 + math.cos(math.pi * done)) / 2, 1 - done
+        return 1.0, alpha, search.structure
+    done = (epochs - first) / (after - first)
+    return (1 + math.cos(math.pi * done)) / 2, alpha * (1 - done), search.structure * (1 - done)
+
+
+def path_of(text: str) -> tuple[float, ...] | None:
+    """A path as a notebook's parameter has it: alphas separated by commas; None if empty. Raises ValueError."""
+    try:
+        return tuple(float(alpha) for alpha in text.split(",")) if text else None
+    except ValueError:
+        raise ValueError(f"path is {text!r}: it must be alphas separated by commas, such as 2,5,10, or empty") from None

@@ -264,7 +264,8 @@ def test_summary_has_the_names_of_a_record(tiny, problem):
     parts = {"a": val, "b": train}
     found = reengineer(tiny, models.new_head(3, 2), train, parts, FAST)
     alone = reengineer(tiny, models.new_head(3, 2), train, parts, FAST, names=())
-    results = summary(found, alone, {"all": 0.5, "restricted": 0.6})
+    results = summary(found, alone, {series: {"all": 0.5, "restricted": 0.6} for series in ("a", "b", "paper")})
+    assert (results["front"], results["best"], results["no_loss"]) == ([], None, {"all": None, "restricted": None})
     assert results["weights_total"] == 4 * 9 + 4 + 64 * 3 + 3
     assert set(results["accuracy"]) == {"original_all", "original_restricted", "head_only", "crossfit", "paper"}
     assert set(results["kept_fraction"]) == {"crossfit", "paper"}

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from seamlib import masks, models
+from seamlib import evaluate, masks, models
 from seamlib.ship import export, timing
+from seamlib.structure import compact
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 
@@ -86,3 +87,17 @@ def test_without_onnx_the_error_says_how_to_get_it(small, tmp_path, monkeypatch)
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(ModuleNotFoundError, match="needs the package onnx: pip install onnx"):
         export.export_onnx(small, torch.rand(1, 3, 32, 32), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("answer", [
+    lambda body: evaluate.restrict(body, [3, 0, 7]), lambda body: evaluate.one_vs_rest(body, 2, corrected=True),
+    lambda body: evaluate.one_vs_rest(body, 2, corrected=False),
+    lambda body: evaluate.then(body, evaluate.RestrictedHead(evaluate.Restrict([4, 1]), 2)),
+    lambda body: evaluate.then(body, evaluate.RestrictedHead(evaluate.OneVsRest(9, corrected=True), 2)),
+])
+def test_the_restricted_original_is_compacted_and_exported_like_any_model(small, answer, tmp_path):
+    model, x = answer(small[0]), torch.rand(2, 3, 32, 32)
+    compacted, _ = compact(model, x)
+    with torch.no_grad():
+        torch.testing.assert_close(compacted(x), model(x), atol=1e-4, rtol=1e-4)
+    assert export.export_onnx(compacted, x, tmp_path / "model.onnx", any_batch=True).is_file()  # it compares the logits

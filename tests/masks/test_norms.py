@@ -1,0 +1,62 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from seamlib.masks.norms import apply_norms, batch_norms, read_norms
+
+
+def trained(model: nn.Module) -> nn.Module:
+    """`model` with batch norms whose statistics, scales and shifts are no identity."""
+    for norm in batch_norms(model).values():
+        norm.running_mean.normal_(), norm.running_var.uniform_(0.2, 3)
+        if norm.affine:
+            nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    return model.eval()
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_scale_and_shift_are_what_a_batch_norm_does_in_eval_mode(dims, affine):
+    kind = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dims - 1]
+    model = trained(nn.Sequential(kind(4, affine=affine)))
+    x = torch.randn(5, 4, *[3] * dims)
+    norms = read_norms(model)
+    assert {name: t.shape for name, t in norms.items()} == {"0.scale": (4,), "0.shift": (4,)}
+    by_hand = x * norms["0.scale"].reshape(1, 4, *[1] * dims) + norms["0.shift"].reshape(1, 4, *[1] * dims)
+    torch.testing.assert_close(model(x), by_hand)
+    other = apply_norms(nn.Sequential(kind(4, affine=affine)).eval(), norms)
+    torch.testing.assert_close(other(x), by_hand)
+    again = apply_norms(nn.Sequential(kind(4, affine=affine)).eval(), norms)
+    assert torch.equal(again(x), other(x))
+
+
+def test_what_is_read_and_given_are_copies():
+    model = trained(nn.Sequential(nn.BatchNorm1d(2)))
+    norms = read_norms(model)
+    before = copy.deepcopy(norms)
+    other = apply_norms(nn.Sequential(nn.BatchNorm1d(2)), norms)
+    with torch.no_grad():
+        model[0].weight.add_(1), other[0].weight.add_(1), other[0].running_mean.add_(1)
+    assert all(torch.equal(norms[name], before[name]) for name in norms)
+
+
+def test_norms_without_statistics_are_none_of_these():
+    assert batch_norms(nn.Sequential(nn.LayerNorm(3), nn.BatchNorm1d(3, track_running_stats=False))) == {}
+
+
+def test_norms_that_share_a_parameter_are_refused():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2))
+    model[1].weight = model[0].weight
+    with pytest.raises(ValueError, match="batch norms '0' and '1' share a parameter: .*search with norms='frozen'"):
+        batch_norms(model)
+    once = nn.BatchNorm1d(2)
+    assert list(batch_norms(nn.Sequential(once, once))) == ["0"]  # one module, used twice, is one
+
+
+@pytest.mark.parametrize("model", [nn.Sequential(nn.BatchNorm1d(3)), nn.Sequential(nn.Linear(2, 2))])
+def test_norms_of_another_architecture_are_refused(model):
+    norms = read_norms(nn.Sequential(nn.BatchNorm1d(2)))
+    with pytest.raises(ValueError, match="have '0', of 2 channels, .*they belong to another architecture"):
+        apply_norms(model, norms)
