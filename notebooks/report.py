@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import run
 from IPython.display import HTML
@@ -15,7 +14,6 @@ from IPython.display import HTML
 from seamlib import masks, records
 from seamlib.reuse.defects import ATTACKS
 
-PAPER_KEPT = 0.1011  # SeaM's average over all its models
 COLUMNS = {
     "class": "task", "setting": "parameters.schedule", "epochs": "parameters.epochs",
     "seconds": "results.search_seconds",
@@ -91,34 +89,6 @@ def repeated(of: str, notebook: str) -> dict[str, float]:
 def number(record: records.Record) -> int:
     """That of the record's problem: 3 for binary3; 0 where it has none."""
     return int("".join(filter(str.isdigit, record.task)) or 0)
-
-
-def front(found: Iterable[records.Record]) -> pd.DataFrame:
-    """A row a point of the fronts of these records: `problem`, `kept`, and `difference` to the restricted original, in
-    points, on the whole test set of the problem; nothing is chosen there."""
-    rows = [{"problem": r.stem, "kept": point["kept"],
-             "difference": 100 * (point["accuracy"] - r.results["accuracy"]["original_restricted"])}
-            for r in found for point in r.results.get("front", [])]
-    return pd.DataFrame(rows, columns=["problem", "kept", "difference"])
-
-
-def at_no_loss(found: Iterable[records.Record], names: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """A row a record with a front, crossfit: what is kept at no loss against either original, and at what difference;
-    the most accurate point; the difference at the paper's share of the weights, between points along a line."""
-    rows = []
-    for r in found:
-        if r.results.get("front"):
-            restricted = r.results["accuracy"]["original_restricted"]
-            row: dict[str, Any] = {"class": (names or {}).get(r.task, r.task)}
-            for control in ("restricted", "all"):
-                chosen = r.results["no_loss"][control] or {}
-                row |= {f"{control}: kept": chosen.get("kept"), f"{control}: points": chosen.get("difference")}
-            best = r.results["best"]
-            line = front([r]).sort_values("kept")
-            at = np.interp(np.log(PAPER_KEPT), np.log(line["kept"]), line["difference"], left=np.nan, right=np.nan)
-            rows.append({**row, "best: kept": best["kept"], "best: points": best["accuracy"] - restricted,
-                         "points at 10.11%": float(at) / 100, "seed": r.seed, "record": r.stem})
-    return pd.DataFrame(rows)
 
 
 def masks_of(record: records.Record) -> masks.Masks:

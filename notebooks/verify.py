@@ -54,7 +54,8 @@ def _direct(record: records.Record, mask_file: Path, root: Path) -> Numbers:
 
     def measure(pick: str, split: data.Samples) -> float:
         return evaluate.accuracy(found.module(pick), data.batches(split, 256))
-    original = tasks.originals(task, model)["paper"]
+    originals = tasks.originals(task, model)
+    original = originals["paper"]
     accuracy = {"original_all": original["all"], "original_restricted": original["restricted"],
                 "paper": measure("paper", task.test)}
     kept = {"paper": masks.kept_fraction(found.picks["paper"].masks)}
@@ -64,7 +65,7 @@ def _direct(record: records.Record, mask_file: Path, root: Path) -> Numbers:
     stated = record.results
     return {**{f"accuracy.{k}": (stated["accuracy"][k], v, TOLERANCE) for k, v in accuracy.items()},
             **{f"kept_fraction.{k}": (stated["kept_fraction"][k], v, 0.0) for k, v in kept.items()},
-            **_front(stated, found, task, tasks.originals(task, model))}
+            **_front(stated, found, task, originals)}
 
 
 def _front(stated: Mapping[str, Any], found: Reengineered, task: tasks.Task, originals: Originals) -> Numbers:
@@ -79,11 +80,13 @@ def _front(stated: Mapping[str, Any], found: Reengineered, task: tasks.Task, ori
         again["accuracy"] = evaluate.accuracy(found.module(name), data.batches(task.test, 256))
         numbers |= {f"front.{name}.{k}": (point[k], v, TOLERANCE * (k != "kept")) for k, v in again.items()}
     for control, chosen in (stated.get("no_loss") or {}).items():
-        if chosen is not None:
-            again = no_loss(stated["front"], originals, control) or {}
-            numbers |= {f"no_loss.{control}.{k}": (v, again.get(k, float("nan")), TOLERANCE) for k, v in chosen.items()}
+        there = no_loss(stated["front"], originals, control) if "a" in found.picks and stated["front"] else None
+        numbers[f"no_loss.{control}.reached"] = (float(chosen is not None), float(there is not None), 0.0)
+        if chosen is not None and there is not None:
+            numbers |= {f"no_loss.{control}.{k}": (v, there[k], TOLERANCE) for k, v in chosen.items()}
     if stated.get("best") is not None:
-        numbers |= {f"best.{k}": (v, best(stated["front"])[k], TOLERANCE) for k, v in stated["best"].items()}
+        again = best(stated["front"], originals)
+        numbers |= {f"best.{k}": (v, again[k], TOLERANCE) for k, v in stated["best"].items()}
     return numbers
 
 

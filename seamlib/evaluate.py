@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -61,7 +60,7 @@ class Restrict(nn.Module):
         self.register_buffer("classes", torch.tensor(list(classes)))
 
     def forward(self, logits: Tensor) -> Tensor:
-        return logits.index_select(1, self.classes.to(logits.device))
+        return logits[:, self.classes.to(logits.device)]
 
 
 class AmongAll(Restrict):
@@ -78,23 +77,31 @@ class AmongAll(Restrict):
 
 
 class OneVsRest(nn.Module):
-    """Logits [B, C] -> the two-class answer [other, target] to "is it class `target`?".
+    """Logits [B, C] -> the two-class answer [other, target], in fp32, to "is it class `target`?".
 
-    Not corrected: yes if the target is the arg max over all C. Corrected: yes if (C - 1) p_t > 1 - p_t, which is what
-    the softmax p says when half of the images, not one in C, are of the target class.
+    Yes if (C - 1) p_t > 1 - p_t, which is what the softmax p says when half of the images, not one in C, are of it.
     """
 
     target: Tensor
 
-    def __init__(self, target: int, corrected: bool):
+    def __init__(self, target: int):
         super().__init__()
         self.register_buffer("target", torch.tensor(target))
-        self.column, self.corrected = target, corrected
 
     def forward(self, logits: Tensor) -> Tensor:
-        others = torch.cat([logits[:, :self.column], logits[:, self.column + 1:]], 1)
-        rest = others.logsumexp(1) - math.log(others.shape[1]) if self.corrected else others.amax(1)
-        return torch.stack([rest, logits[:, self.column]], 1)
+        logits, target = logits.float(), self.target.to(logits.device).reshape(1)
+        return torch.cat([self.rest(logits.index_fill(1, target, -torch.inf)), logits[:, target]], 1)
+
+    def rest(self, others: Tensor) -> Tensor:
+        """[B, 1]: what stands for all others; `others` [B, C] are their logits, and -infinity for the target."""
+        return others.logsumexp(1, keepdim=True) - (torch.ones_like(others).sum(1, keepdim=True) - 1).log()
+
+
+class ArgMaxOrNot(OneVsRest):
+    """The same without a correction: yes if the target is the arg max over all C."""
+
+    def rest(self, others: Tensor) -> Tensor:
+        return others.amax(1, keepdim=True)
 
 
 class RestrictedHead(nn.Module):
@@ -103,6 +110,8 @@ class RestrictedHead(nn.Module):
 
     def __init__(self, answer: nn.Module, n: int):
         super().__init__()
+        if type(answer) not in (Restrict, OneVsRest):
+            raise ValueError(f"the answer is a {type(answer).__name__}: a head begins as a Restrict or an OneVsRest")
         self.answer, self.scale, self.shift = answer, nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
 
     def forward(self, logits: Tensor) -> Tensor:
@@ -121,7 +130,10 @@ class _Then(nn.Module):
 
 
 def then(predict: Predict, answer: nn.Module) -> nn.Module:
-    """`predict`, then `answer`, as one module in eval mode, which can be compacted and exported as its parts can."""
+    """`predict`, then `answer`, as one module, which can be compacted and exported as its parts can.
+
+    It holds `predict` itself, not a copy, in the mode that it is in.
+    """
     both = nn.Sequential(predict, answer) if isinstance(predict, nn.Module) else _Then(predict, answer)
     both.training = False  # of `predict` this is its owner's to say
     answer.eval()
@@ -134,8 +146,11 @@ def restrict(predict: Predict, classes: Sequence[int]) -> nn.Module:
 
 
 def one_vs_rest(predict: Predict, target: int, corrected: bool) -> nn.Module:
-    """A many-class `predict` (logits [B, C]) as the answer of `OneVsRest`: is it class `target`?"""
-    return then(predict, OneVsRest(target, corrected))
+    """A many-class `predict` (logits [B, C]) as the answer [other, target] to: is it class `target`?
+
+    Corrected: as `OneVsRest` has it, for a problem half of whose images are; else by the arg max over all C.
+    """
+    return then(predict, OneVsRest(target) if corrected else ArgMaxOrNot(target))
 
 
 def probe(model: Predict, train: Iterable[Batch], test: Iterable[Batch]) -> float:

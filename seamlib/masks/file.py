@@ -33,8 +33,8 @@ class MaskFile(NamedTuple):
     weights: str  #: digest of its state_dict
     digest: str  #: digest of the file's own tensors
     classes: tuple[str, ...] = ()  #: name of each target label, if the file says them
-    norms: Mapping[str, Norms] = {}  #: pick name -> scales and shifts of batch norms; of each pick, maybe none
     preprocessing: Mapping[str, Any] = {}  #: what an image goes through before the model, if the file says it
+    norms: Mapping[str, Norms] = {}  #: pick name -> scales and shifts of batch norms; of each pick, maybe none
 
 
 class Masked(Protocol):
@@ -68,7 +68,7 @@ def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, we
         bits = np.packbits(torch.cat([nothing, *(found.masks[n].cpu().reshape(-1) for n in shapes)]).numpy())
         group = {"masks": torch.from_numpy(bits),
                  **{f"head.{k}": v.detach().cpu().contiguous().clone() for k, v in found.head.items()},
-                 **{f"norms.{k}": v.detach().float().cpu().contiguous().clone() for k, v in found.norms.items()}}
+                 **{f"norms.{k}": v.detach().cpu().contiguous().clone() for k, v in found.norms.items()}}
         first = stored.setdefault(runtime.digest(group), pick)
         where[pick] = first
         if first == pick:
@@ -116,7 +116,7 @@ def load_masks(path: Path | str, model: nn.Module | None = None) -> MaskFile:
                                 if k.startswith(f"{first}/{part}.")} for pick, first in meta["picks"].items()}
                         for part in ("head", "norms"))
         found = MaskFile(masks, heads, str(meta["source"]), str(meta["weights"]), meta["digest"],
-                         tuple(meta.get("classes", ())), norms, dict(meta.get("preprocessing", {})))
+                         tuple(meta.get("classes", ())), dict(meta.get("preprocessing", {})), norms)
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError, zlib.error) as e:
         raise ValueError(f"{path} was edited or damaged ({e}): make it again") from e
     if not whole:

@@ -46,12 +46,15 @@ def apply_norms(model: nn.Module, norms: Mapping[str, Tensor]) -> nn.Module:
 
     Raises ValueError if they are not of the batch norms of this model.
     """
+    if not norms:
+        return model
     there = batch_norms(model)
     for name in {key.rpartition(".")[0] for key in norms}:
         norm = there.get(name)
-        if norm is None or norms[f"{name}.scale"].shape != norm.running_var.shape:  # type: ignore[union-attr]
-            raise ValueError(f"the norms have {name!r}, of {len(norms[f'{name}.scale'])} channels, which this model "
-                             "does not: they belong to another architecture")
+        shapes = [tuple(norms[key].shape) if key in norms else None for key in (f"{name}.scale", f"{name}.shift")]
+        if norm is None or shapes != 2 * [tuple(norm.running_var.shape)]:  # type: ignore[union-attr]
+            raise ValueError(f"the norms have {name!r} with scale and shift of shapes {shapes}, which this model does "
+                             "not: they belong to another architecture")
         like = norm.running_var
         norm.weight = nn.Parameter(norms[f"{name}.scale"].to(like, copy=True), requires_grad=False)
         norm.bias = nn.Parameter(norms[f"{name}.shift"].to(like, copy=True), requires_grad=False)

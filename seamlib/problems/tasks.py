@@ -11,7 +11,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..evaluate import AmongAll, OneVsRest, Predict, Restrict, RestrictedHead, accuracy, standard_error, then
+from ..evaluate import (
+    AmongAll,
+    ArgMaxOrNot,
+    OneVsRest,
+    Predict,
+    Restrict,
+    RestrictedHead,
+    accuracy,
+    standard_error,
+    then,
+)
 from ..records import runtime
 from .data import Files, Samples, Source, batches
 from .superclasses import groups
@@ -92,7 +102,7 @@ def binary(source: Source, target_class: int, seed: int = 0, shots: int = 0) -> 
     train = _shots(_balanced(source.train, target_class, seed), shots, seed)
     test = _balanced(source.test, target_class, seed)
     return Task(f"binary{target_class}", 2, train, test, _halves(test),
-                OneVsRest(target_class, corrected=False), OneVsRest(target_class, corrected=True))
+                ArgMaxOrNot(target_class), OneVsRest(target_class))
 
 
 def multiclass(source: Source, classes: Sequence[int], seed: int = 0, shots: int = 0, name: str = "") -> Task:

@@ -111,7 +111,7 @@ def _head_of(state: Mapping[str, Tensor]) -> nn.Module | None:
     if set(state) == {"answer.classes", "scale", "shift"}:
         answer: nn.Module = Restrict(state["answer.classes"].tolist())
     elif set(state) == {"answer.target", "scale", "shift"}:
-        answer = OneVsRest(int(state["answer.target"]), corrected=True)
+        answer = OneVsRest(int(state["answer.target"]))
     else:
         return None
     return RestrictedHead(answer, len(state["scale"])).to(state["scale"].dtype)
@@ -187,10 +187,15 @@ def no_loss(front: Sequence[Epoch], originals: Originals, control: str) -> dict[
     return {name: (a + b) / 2 for name, a, b in zip(("kept", "accuracy", "difference"), *found, strict=True)}
 
 
-def best(front: Sequence[Epoch]) -> dict[str, float]:
-    """Kept and accuracy of the point that is most accurate on one half, measured on the other; both ways, averaged."""
+def best(front: Sequence[Epoch], originals: Originals) -> dict[str, float]:
+    """The point that is most accurate on one half, measured on the other; both ways, averaged.
+
+    Kept, accuracy, and its difference to the restricted original on the same images.
+    """
     a, b = (max(front, key=itemgetter(f"accuracy_{half}")) for half in "ab")
-    return {"kept": (a["kept"] + b["kept"]) / 2, "accuracy": (a["accuracy_b"] + b["accuracy_a"]) / 2}
+    accuracy = (a["accuracy_b"] + b["accuracy_a"]) / 2
+    restricted = (originals["b"]["restricted"] + originals["a"]["restricted"]) / 2
+    return {"kept": (a["kept"] + b["kept"]) / 2, "accuracy": accuracy, "difference": accuracy - restricted}
 
 
 def summary(found: Reengineered, head_only: Reengineered, originals: Originals,
@@ -219,6 +224,6 @@ def summary(found: Reengineered, head_only: Reengineered, originals: Originals,
         "epoch": {series: p.epoch for series, p in found.picks.items()},
         "front": found.front,
         "no_loss": {c: no_loss(found.front, originals, c) if halves else None for c in ("all", "restricted")},
-        "best": best(found.front) if halves else None,
+        "best": best(found.front, originals) if halves else None,
         "history": {column: [e[column] for e in found.history] for column in found.history[0]},
     }

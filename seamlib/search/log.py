@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -24,26 +23,14 @@ class Log:
         self.parts = dict(val) if isinstance(val, Mapping) else {"": val}
         self.search, self.targets = search, _targets(search, targets, self.parts)
         self.found = Reengineered(model, head, [], {})
+        self.emptied = False  # whether a path has come to where nothing is kept
+        if names := {f"{alpha:g}" for alpha in search.path or ()} & set(self.parts):
+            raise ValueError(f"val has a part called {min(names)!r}, as a point of the path will be: call it otherwise")
 
     @property
     def history(self) -> list[Epoch]:
         """The epochs so far."""
         return self.found.history
-
-    def check(self, model: nn.Module, head: nn.Module) -> None:
-        """ValueError if `head` does not take what `model` returns for an image of `val`, or lacks a label's output."""
-        x, y = next(iter(next(iter(self.parts.values()))))
-        where = next(model.parameters()).device
-        with measuring():
-            logits = model(x[:1].to(where))
-            try:
-                n = copy.deepcopy(head).to(where).eval()(logits).shape[1]
-            except (RuntimeError, IndexError, TypeError, ValueError) as e:
-                raise ValueError(f"the head does not take what {type(model).__name__} returns, {list(logits.shape)}: "
-                                 f"{str(e).splitlines()[0]}; give one of as many inputs as there are outputs") from e
-        if int(y.max()) >= n:
-            raise ValueError(f"val has an image of label {int(y.max())}, and the head has {n} output{'s' * (n > 1)}: "
-                             "give a head with an output for each label, from 0 on")
 
     def example_for_gates(self) -> Tensor | None:
         """An image of `val`, [1, ...], where the search moves gates."""
@@ -61,6 +48,9 @@ class Log:
         """Measure the epoch that has just ended; keep its state where it is the pick of a series."""
         history, picks, search = self.history, self.found.picks, self.search
         epoch, kept = len(history), kept_fraction(scores)
+        if kept == 0 and self.found.front and math.isfinite(loss):
+            self.emptied = True
+            return {"epoch": float(epoch), "loss": loss, "kept": kept}
         if not math.isfinite(loss) or kept == 0:
             what = "keeps no weight any more" if math.isfinite(loss) else f"has a loss of {loss}"
             raise SearchStopped(f"the search {what} at epoch {epoch}: lower alpha or the learning rates",
@@ -95,7 +85,7 @@ class Log:
         """Whether there is to be no other epoch."""
         history, search = self.history, self.search
         impatient = bool(history) and 0 < search.patience <= waited(history, self.targets["paper"])
-        return self.removed or impatient or len(history) == search.epochs
+        return self.emptied or self.removed or impatient or len(history) == search.epochs
 
     def end(self, snapshot: Callable[[int], Pick]) -> None:
         """A search that has removed what was asked for delivers its last epoch, whatever its accuracy."""

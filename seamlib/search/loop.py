@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..evaluate import Batch, Loader, Predict
+from ..evaluate import Batch, Loader, Predict, measuring
 from ..masks.masks import NORMS, Masks, binarize, call_with, masked_call, masked_weights, new_scores
 from ..masks.norms import BatchNorm, apply_norms, batch_norms, read_norms
 from ..records import runtime
@@ -36,12 +36,13 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     (`"paper"`). `targets`: the accuracy in [0, 1] that each series has to reach, unless `search.target_accuracy` says
     one for all; a series without a target picks by accuracy minus kept fraction. `names`: the parameters to mask
     (default: `maskable(model)`; none: the head alone is trained). `on_epoch` gets each epoch's dict: epoch, loss, kept,
-    accuracy, accuracy_<part>; its loss is the epoch's mean cross-entropy plus, where there is a mask, `search.alpha`
-    times kept (the term of `search.structure` is not in it).
+    accuracy, accuracy_<part>; its loss is the epoch's mean of `Run.losses` plus, where there is a mask, alpha (on a
+    path that of its stage) times kept (the term of `search.structure` is not in it). A path on which nothing is kept
+    any more ends with the points that it has.
 
     `checkpoint`: a file that holds the state after each epoch; if it is there, the search goes on from it, and ends as
     it would have; `max_removed` may be another by then. Whoever gives it also removes it, and sees to it that it
-    is given for the same model and batches.
+    is given for the same model, head and batches.
 
     `model` and `head` are unchanged; the search runs on the device of the model's weights. Raises ValueError for bad
     arguments or a checkpoint of other parameters, and SearchStopped, with the last good state, if the loss is not
@@ -50,7 +51,6 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     if len(train) == 0:
         raise ValueError("train has no batch: give at least one")
     log = Log(model, head, val, search, targets)
-    log.check(model, head)
     run = Run(model, head, names, search, search.epochs * len(train), log.example_for_gates())
     predict: Predict = run.predict
     alone = not (run.scores or run.norms)  # is the head
@@ -64,6 +64,8 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
             head_only = alone or search.head_only(epoch=len(log.history))
             loss = run.train(train, head_only)
             record = log.note(float(loss), run.kept(), predict, run.snapshot)
+            if log.emptied:
+                break
             if checkpoint is not None:
                 checkpoints.save(checkpoint, run, log, train)
             if on_epoch is not None:
@@ -87,6 +89,9 @@ class Run:
         self.scores = new_scores(self.model, names)
         self.gates = None if example is None else Gates(self.model, example.to(self.device))
         self.norms = batch_norms(self.model) if search.norms != "frozen" else {}
+        if masked := {f"{name}.{key}" for name in self.norms for key in ("weight", "bias")} & set(self.scores):
+            raise ValueError(f"names has {min(masked)!r}, of a batch norm, and norms is {search.norms!r}: it cannot be "
+                             "masked and adapt; leave it out, or search with norms='frozen'")
         self.trained, self.offsets = lowering.prepared(self.model, self.scores, self.search.precision, not self.norms)
         self.teacher: Predict | None = None
         if search.labels == "soft":
@@ -117,9 +122,14 @@ class Run:
     def train(self, batches: Iterable[Batch], head_only: bool) -> Tensor:
         """One epoch: move the head and, unless `head_only`, the scores. Returns the mean of `losses`."""
         sum_losses, n = torch.zeros((), device=self.device), 0
-        _train_mode(self.trained, self.head, adapting=bool(self.norms))
+        _train_mode(self.trained, self.head, adapting=bool(self.norms) and not head_only)
         for x, y in batches:
-            rate, alpha, structure = rates(self.search, self.done / self.all_steps * self.search.epochs)
+            if self.done == 0:
+                self.check(x, y)
+            if self.norms and len(y) == 1:
+                continue  # one image has no statistics
+            epoch, step = divmod(self.done, self.all_steps // self.search.epochs)
+            rate, alpha, structure = rates(self.search, epoch + step * self.search.epochs / self.all_steps)
             self.rent.fill_(alpha / max(self.n_scores, 1))
             self.pressure.fill_(structure)
             for name, lr in self.rates.items():
@@ -167,6 +177,19 @@ class Run:
         t = self.search.temperature
         return t**2 * F.kl_div((answer / t).log_softmax(1), (wanted / t).log_softmax(1), reduction="batchmean",
                                log_target=True)
+
+    def check(self, x: Tensor, y: Tensor) -> None:
+        """ValueError if the head does not take what the model returns for `x`, or lacks the output of a label."""
+        with measuring():
+            logits = self.model(x[:1].to(self.device))
+            try:
+                n = copy.deepcopy(self.head).eval()(logits).shape[1]
+            except (RuntimeError, IndexError, TypeError, ValueError) as e:
+                raise ValueError(f"the head does not take what {type(self.model).__name__} returns, "
+                                 f"{list(logits.shape)}: {str(e).splitlines()[0]}; give one that does") from e
+        if int(y.max()) >= n:
+            raise ValueError(f"train has an image of label {int(y.max())}, and the head has {n} output{'s' * (n > 1)}: "
+                             "give a head with an output for each label, from 0 on")
 
     def kept(self) -> Masks:
         """The scores, below 0 also where a gate shuts the weight out."""

@@ -20,7 +20,6 @@ class Search:
     lr_mask: float = 0.05  #: Adam's rate for the scores, > 0
     lr_head: float = 0.1  #: Adam's rate for the head, > 0
     alpha: float = 1.0  #: weight of the kept fraction in the loss, >= 0
-    path: tuple[float, ...] | None = None  #: rising alphas, one a stage of the epochs, instead of `alpha`; None: none
     structure: float = 0.0  #: weight of the share of multiply-adds in the loss, see `Gates`, >= 0; 0: none
     epochs: int = 300  #: passes over the training batches, >= 1
     batch_size: int = 64  #: images a step, >= 1; for whoever makes the batches
@@ -29,13 +28,14 @@ class Search:
     margin: float = 0.0  #: standard errors above the original that the automatic target asks for under crossfit
     max_removed: float | None = None  #: in [0, 1]; stop at, and take, the first epoch that removed this share
     patience: int = 0  #: epochs below the target before the search gives up, see `waited` (not crossfit); 0: never
+    schedule: str = "constant"  #: course of rates and alpha over each stage: "constant" or "anneal", see `rates`
+    precision: str = "fp32"  #: of training steps: "auto", "fp32" or "bf16", see `records.runtime.precision`
+    seed: int = 0  #: of dropout; batches and head have their own
+    path: tuple[float, ...] | None = None  #: rising alphas, one a stage of the epochs, instead of `alpha`; None: none
     norms: str = "frozen"  #: "frozen", "statistics" (those of the masked model) or "affine" (scale, shift learnt too)
     lr_norms: float = 0.01  #: Adam's rate for scales and shifts under norms "affine", > 0
     labels: str = "hard"  #: those of the images, or "soft": what the untouched model says of them, see `Run.losses`
     temperature: float = 2.0  #: by which logits are divided under soft labels, > 0
-    schedule: str = "constant"  #: course of rates and alpha over each stage: "constant" or "anneal", see `rates`
-    precision: str = "fp32"  #: of training steps: "auto", "fp32" or "bf16", see `records.runtime.precision`
-    seed: int = 0  #: of dropout; batches and head have their own
 
     def __post_init__(self) -> None:
         for name, value, ok, allowed in (
@@ -66,6 +66,8 @@ class Search:
         path = self.path or ()
         if not path or path[0] < 0 or not all(a < b for a, b in pairwise(path)) or not math.isfinite(path[-1]):
             raise ValueError(f"path is {path}: it must be one or more finite alphas from 0 on, each above the last")
+        if len({f"{alpha:g}" for alpha in path}) < len(path):
+            raise ValueError(f"path is {path}: two of its alphas are alike in six digits, by which they are called")
         if len(path) > self.epochs:
             raise ValueError(f"path has {len(path)} stages and epochs is {self.epochs}: a stage needs an epoch at "
                              "least; raise epochs, or leave stages out")

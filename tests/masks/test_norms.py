@@ -58,5 +58,10 @@ def test_norms_that_share_a_parameter_are_refused():
 @pytest.mark.parametrize("model", [nn.Sequential(nn.BatchNorm1d(3)), nn.Sequential(nn.Linear(2, 2))])
 def test_norms_of_another_architecture_are_refused(model):
     norms = read_norms(nn.Sequential(nn.BatchNorm1d(2)))
-    with pytest.raises(ValueError, match="have '0', of 2 channels, .*they belong to another architecture"):
+    with pytest.raises(ValueError, match=r"have '0' with scale and shift of shapes \[\(2,\), \(2,\)\].*another archi"):
         apply_norms(model, norms)
+    with pytest.raises(ValueError, match=r"shapes \[None, \(2,\)\]"):
+        apply_norms(nn.Sequential(nn.BatchNorm1d(2)), {"0.shift": norms["0.shift"]})
+    shared = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2))
+    shared[1].weight = shared[0].weight
+    assert apply_norms(shared, {}) is shared  # nothing adapted: nothing to refuse

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from seamlib import evaluate
 from seamlib.search import Search, SearchStopped, many, reengineer
 
 SEARCH = Search(epochs=8, head_only_every=5, lr_mask=0.15, alpha=0.1, schedule="anneal")
@@ -73,6 +74,16 @@ def test_masked_biases_before_a_batch_norm_in_bf16(model, three, bf16):
     search = dataclasses.replace(SEARCH, precision="bf16", epochs=1)
     found = many.together(model, heads, trains, vals, search, names=["0.bias", "0.weight"])
     assert all(f.history[0]["loss"] > 0 for f in found)
+
+
+def test_heads_of_different_classes_are_each_its_own(model, three):
+    _, trains, vals = three
+    heads = [evaluate.RestrictedHead(evaluate.OneVsRest(c), 2) for c in (0, 1, 2)]
+    found = many.together(model, heads, trains, vals, SEARCH)
+    for ours, head, train, val in zip(found, heads, trains, vals, strict=True):
+        alone = reengineer(model, head, train, val, SEARCH)
+        assert [e["accuracy"] for e in ours.history] == [e["accuracy"] for e in alone.history]
+        assert [e["loss"] for e in ours.history] == pytest.approx([e["loss"] for e in alone.history], rel=1e-4)
 
 
 def test_a_search_that_is_over_waits_for_the_others(model, three):

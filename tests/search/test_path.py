@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 import torch
+from hypothesis import given, strategies as st
 from torch import nn
 
 from seamlib import evaluate, masks, models
@@ -45,6 +46,22 @@ def test_stages_share_the_epochs_and_each_is_annealed():
     assert Search(alpha=3.0, epochs=5).stages == [(3.0, 0, 5)]
 
 
+@given(st.integers(3, 60), st.integers(1, 6), st.integers(1, 7))
+def test_each_step_is_of_its_own_stage(epochs, stages, steps):
+    """What a step is given follows from whole numbers: the first of a stage has its alpha, and the full rate."""
+    search = Search(path=tuple(range(1, min(stages, epochs) + 1)), epochs=epochs, schedule="anneal")
+    run = Run(nn.Linear(1, 1), nn.Identity(), (), search, epochs * steps)
+    seen = []
+    run.check = lambda x, y: None
+    run.step = lambda x, y, head_only: seen.append(float(run.rent)) or torch.zeros(())
+    run.n_scores = 1
+    for _ in range(epochs):
+        run.train([(torch.zeros(1, 1), torch.zeros(1))] * steps, False)
+    for alpha, first, after in search.stages:
+        assert seen[first * steps] == alpha
+        assert all(0 < rent <= alpha for rent in seen[first * steps:after * steps])
+
+
 def test_one_search_gives_a_point_for_each_alpha(tiny, halves):
     found = search(tiny, halves)
     assert [p["alpha"] for p in found.front] == [0.5, 4.0, 30.0]
@@ -76,7 +93,7 @@ def test_no_loss_is_chosen_on_one_half_and_measured_on_the_other():
                      "difference": pytest.approx((0.5 - 0.6 + 0.7 - 0.6) / 2)}
     assert no_loss(front, ORIGINALS, "all")["kept"] == pytest.approx((0.1 + 0.2) / 2)
     assert no_loss(front[1:], ORIGINALS, "restricted") is None  # half b has no point
-    assert best(front) == {"kept": 0.5, "accuracy": pytest.approx(0.75)}
+    assert best(front, ORIGINALS) == {"kept": 0.5, "accuracy": pytest.approx(0.75), "difference": pytest.approx(0.15)}
 
 
 @pytest.mark.parametrize("norms", ["frozen", "statistics", "affine"])
@@ -133,6 +150,31 @@ def test_soft_labels_are_the_untouched_models_by_hand(tiny, halves):
     assert run.losses(x, y, False).item() == pytest.approx(by_hand, rel=1e-4)
 
 
+def test_head_only_epochs_leave_norms_alone(tiny, halves):
+    alone = with_norms("affine", path=None, epochs=1, head_only_every=1, schedule="constant")
+    pick = search(tiny, halves, alone).picks["paper"]
+    assert all(torch.equal(t, pick.norms[name]) for name, t in masks.read_norms(tiny).items())
+
+
+def test_a_last_batch_of_one_image_has_no_statistics_and_is_left_out(halves):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)).eval()
+    train = [*halves[0], (halves[0][0][0][:1], halves[0][0][1][:1])]
+    found = search(model, (train, halves[1]), with_norms("affine"))
+    assert len(found.history) == PATH.epochs
+
+
+def test_a_norm_that_adapts_cannot_be_masked(tiny, halves):
+    with pytest.raises(ValueError, match=r"names has '1.weight', of a batch norm, and norms is 'affine': it cannot be"):
+        search(tiny, halves, with_norms("affine"), names=["0.weight", "1.weight"])
+    search(tiny, halves, names=["0.weight", "1.weight"])
+
+
+def test_a_path_on_which_nothing_is_kept_any_more_ends_with_the_points_that_it_has(tiny, halves):
+    found = search(tiny, halves, with_norms("frozen", path=(0.5, 1e6), epochs=8, lr_mask=0.5))
+    assert [p["alpha"] for p in found.front] == [0.5]
+    assert found.picks.keys() == {"0.5", "a", "b", "paper"}
+
+
 def test_norms_adapt_without_a_mask_as_a_control(tiny, halves):
     found = search(tiny, halves, with_norms("affine"), names=())
     assert found.masks == {}
@@ -161,7 +203,7 @@ def test_a_path_that_was_stopped_goes_on_and_ends_as_it_would_have(tiny, halves,
         assert all(torch.equal(t, other.head[k]) for k, t in pick.head.items())
 
 
-@pytest.mark.parametrize("answer", [evaluate.Restrict([2, 0]), evaluate.OneVsRest(1, corrected=True)])
+@pytest.mark.parametrize("answer", [evaluate.Restrict([2, 0]), evaluate.OneVsRest(1)])
 def test_a_restricted_head_begins_as_the_restricted_original(tiny, halves, answer, tmp_path):
     x = torch.rand(5, 1, 6, 6)
     head = evaluate.RestrictedHead(answer, 2)
@@ -181,6 +223,7 @@ def test_a_restricted_head_begins_as_the_restricted_original(tiny, halves, answe
     ({"path": (1.0, float("inf"))}, "finite"),
     ({"path": (float("nan"),)}, "finite"),
     ({"path": (1.0, 2.0, 3.0), "epochs": 2}, "path has 3 stages and epochs is 2: a stage needs an epoch at least"),
+    ({"path": (0.1234561, 0.1234562)}, "two of its alphas are alike in six digits"),
     ({"path": (1.0,), "patience": 3}, "path is given with patience or max_removed: a path goes to its end"),
     ({"norms": "learnt"}, "unknown norms 'learnt': allowed are frozen, statistics, affine"),
     ({"labels": "mixed"}, "unknown labels 'mixed': allowed are hard, soft"),
@@ -206,9 +249,22 @@ def test_a_model_without_batch_norm_has_nothing_to_adapt(halves):
     assert ours.history == frozen.history
 
 
+def test_a_part_called_like_a_point_is_refused(tiny, halves):
+    with pytest.raises(ValueError, match="val has a part called '4', as a point of the path will be"):
+        search(tiny, (halves[0], {"4": halves[1]["a"]}))
+
+
+def test_checking_the_head_changes_nothing_of_a_model_in_train_mode(tiny, halves):
+    before = copy.deepcopy(tiny.train().state_dict())
+    search(tiny, halves)
+    assert all(torch.equal(t, before[name]) for name, t in tiny.state_dict().items())
+
+
 def test_a_head_that_does_not_fit_is_refused(tiny, halves):
+    with pytest.raises(ValueError, match="the answer is a AmongAll: a head begins as a Restrict or an OneVsRest"):
+        evaluate.RestrictedHead(evaluate.AmongAll([1]), 2)
     head = evaluate.RestrictedHead(evaluate.Restrict([0, 7]), 2)
     with pytest.raises(ValueError, match=r"the head does not take what Sequential returns, \[1, 3\]"):
         search(tiny, halves, head=head)
-    with pytest.raises(ValueError, match="val has an image of label 1, and the head has 1 output: give"):
+    with pytest.raises(ValueError, match="train has an image of label 1, and the head has 1 output: give"):
         search(tiny, halves, head=nn.Linear(3, 1))

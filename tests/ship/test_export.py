@@ -93,7 +93,7 @@ def test_without_onnx_the_error_says_how_to_get_it(small, tmp_path, monkeypatch)
     lambda body: evaluate.restrict(body, [3, 0, 7]), lambda body: evaluate.one_vs_rest(body, 2, corrected=True),
     lambda body: evaluate.one_vs_rest(body, 2, corrected=False),
     lambda body: evaluate.then(body, evaluate.RestrictedHead(evaluate.Restrict([4, 1]), 2)),
-    lambda body: evaluate.then(body, evaluate.RestrictedHead(evaluate.OneVsRest(9, corrected=True), 2)),
+    lambda body: evaluate.then(body, evaluate.RestrictedHead(evaluate.OneVsRest(9), 2)),
 ])
 def test_the_restricted_original_is_compacted_and_exported_like_any_model(small, answer, tmp_path):
     model, x = answer(small[0]), torch.rand(2, 3, 32, 32)
