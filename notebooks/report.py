@@ -115,8 +115,9 @@ def folded(what: str, n: int, inside: str) -> str:
 
 def reached(record: records.Record) -> int:
     """How many of the two crossfit picks of a search (0 to 2) have an epoch that reached the target accuracy."""
-    target, history = record.results["target"], record.results["history"]
-    return sum(max(history[f"accuracy_{half}"]) >= target[half] for half in "ab")
+    target, history, front = record.results["target"], record.results["history"], record.results.get("front")
+    found = {half: [p[f"accuracy_{half}"] for p in front] if front else history[f"accuracy_{half}"] for half in "ab"}
+    return sum(max(found[half]) >= target[half] for half in "ab")
 
 
 def picks(found: Iterable[records.Record]) -> dict[str, int]:
