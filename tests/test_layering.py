@@ -13,7 +13,7 @@ ROOMS = {  # its files, from the ground up: each knows those before it; and the 
     "masks": (["masks", "norms", "file", "overlap"], {"records"}),
     "structure": (["fold", "nodes", "channels", "compaction", "gates"], {"evaluate"}),
     "problems": (["superclasses", "stream", "layouts", "data", "tasks"], {"records", "evaluate"}),
-    "search": (["settings", "found", "log", "checkpoints", "capture", "lowering", "loop", "many"],
+    "search": (["settings", "found", "checks", "log", "checkpoints", "capture", "lowering", "loop", "many"],
                {"masks", "structure", "models", "records", "evaluate"}),
     "reuse": (["finetune", "remos", "defects", "indirect"],
               {"search", "problems", "masks", "models", "records", "evaluate"}),

@@ -3,6 +3,7 @@
 - `loop`: the algorithm: a search, an epoch, a step, the loss
 - `settings`: what a search is told, and the course of its rates
 - `found`: what it finds: epochs, the pick rule, the re-engineered model
+- `checks`: what it is given, checked before the first step
 - `log`: each epoch measured, the picks kept, and whether the search is over
 - `checkpoints`: its state on disk, to go on from
 - `many`: many problems of one model at once

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..evaluate import Batch, Loader, Predict, measuring
+from ..evaluate import Batch, Loader, Predict
 from ..masks.masks import NORMS, Masks, binarize, call_with, masked_call, masked_weights, new_scores
 from ..masks.norms import BatchNorm, apply_norms, batch_norms, read_norms
 from ..records import runtime
 from ..structure.gates import Gates
-from . import capture, checkpoints, lowering
+from . import capture, checkpoints, checks, lowering
 from .found import Epoch, Pick, Reengineered
 from .log import Log
 from .settings import Search, rates
@@ -89,9 +89,7 @@ class Run:
         self.scores = new_scores(self.model, names)
         self.gates = None if example is None else Gates(self.model, example.to(self.device))
         self.norms = batch_norms(self.model) if search.norms != "frozen" else {}
-        if masked := {f"{name}.{key}" for name in self.norms for key in ("weight", "bias")} & set(self.scores):
-            raise ValueError(f"names has {min(masked)!r}, of a batch norm, and norms is {search.norms!r}: it cannot be "
-                             "masked and adapt; leave it out, or search with norms='frozen'")
+        checks.check_names(self.scores, self.norms)
         self.trained, self.offsets = lowering.prepared(self.model, self.scores, self.search.precision, not self.norms)
         self.teacher: Predict | None = None
         if search.labels == "soft":
@@ -124,8 +122,8 @@ class Run:
         sum_losses, n = torch.zeros((), device=self.device), 0
         _train_mode(self.trained, self.head, adapting=bool(self.norms) and not head_only)
         for x, y in batches:
-            if self.done == 0:
-                self.check(x, y)
+            if self.done == 0 and y.dim() == 1:
+                checks.check_head(self.model, self.head, x, y)
             if self.norms and len(y) == 1:
                 continue  # one image has no statistics
             epoch, step = divmod(self.done, self.all_steps // self.search.epochs)
@@ -177,19 +175,6 @@ class Run:
         t = self.search.temperature
         return t**2 * F.kl_div((answer / t).log_softmax(1), (wanted / t).log_softmax(1), reduction="batchmean",
                                log_target=True)
-
-    def check(self, x: Tensor, y: Tensor) -> None:
-        """ValueError if the head does not take what the model returns for `x`, or lacks the output of a label."""
-        with measuring():
-            logits = self.model(x[:1].to(self.device))
-            try:
-                n = copy.deepcopy(self.head).eval()(logits).shape[1]
-            except (RuntimeError, IndexError, TypeError, ValueError) as e:
-                raise ValueError(f"the head does not take what {type(self.model).__name__} returns, "
-                                 f"{list(logits.shape)}: {str(e).splitlines()[0]}; give one that does") from e
-        if int(y.max()) >= n:
-            raise ValueError(f"train has an image of label {int(y.max())}, and the head has {n} output{'s' * (n > 1)}: "
-                             "give a head with an output for each label, from 0 on")
 
     def kept(self) -> Masks:
         """The scores, below 0 also where a gate shuts the weight out."""

@@ -114,9 +114,6 @@ class _Stack(Run):
     def _head(self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], z: Tensor) -> Tensor:
         return functional_call(self.head, parameters | buffers, (z,))
 
-    def check(self, x: Tensor, y: Tensor) -> None:
-        """Heads are of one architecture, and labels stacked: nothing that a single search would check."""
-
     def of(self, stacked: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
         """Those of problem `k`."""
         return {name: t[k].detach() for name, t in stacked.items()}
