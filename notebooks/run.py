@@ -273,8 +273,8 @@ def pages(jobs: int = 1) -> int:
     found = [*sorted((ROOT / "book/walkthroughs").glob("*.ipynb")), *sorted((ROOT / "book/pages").glob("*.ipynb"))]
     timing = [page for page in found if "latencies(" in page.read_text()]  # these need the machine to themselves
     others = [page for page in found if page not in timing]
+    os.environ |= _share(jobs)  # kernels inherit it; threads that wait for each other stall where others have the cores
     errors = [_page(page, target) for page in timing]
-    os.environ |= _share(jobs)  # kernels inherit it
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         errors += pool.map(_page, others, itertools.repeat(target))
     print("".join(errors), end="", file=sys.stderr)
