@@ -124,9 +124,10 @@ class Run:
         for x, y in batches:
             if self.done == 0 and y.dim() == 1:
                 checks.check_head(self.model, self.head, x, y)
+            epoch, step = divmod(self.done, self.all_steps // self.search.epochs)
+            self.done += 1
             if self.norms and len(y) == 1:
                 continue  # one image has no statistics
-            epoch, step = divmod(self.done, self.all_steps // self.search.epochs)
             rate, alpha, structure = rates(self.search, epoch + step * self.search.epochs / self.all_steps)
             self.rent.fill_(alpha / max(self.n_scores, 1))
             self.pressure.fill_(structure)
@@ -134,7 +135,9 @@ class Run:
                 lr.fill_(rate * getattr(self.search, name))
             losses = self.step(x.to(self.device), y.to(self.device), head_only)
             sum_losses = sum_losses + losses * y.shape[-1]  # labels [B]; of many problems [K, B]
-            n, self.done = n + y.shape[-1], self.done + 1
+            n += y.shape[-1]
+        if n == 0:
+            raise ValueError("train has no batch of two images or more: batch norms that adapt need some")
         self.head.eval()
         if self.norms:  # what is measured, and handed on, is scale and shift
             apply_norms(self.model, read_norms(self.trained))

@@ -160,6 +160,11 @@ def test_a_last_batch_of_one_image_has_no_statistics_and_is_left_out(halves):
     train = [*halves[0], (halves[0][0][0][:1], halves[0][0][1][:1])]
     found = search(model, (train, halves[1]), with_norms("affine"))
     assert len(found.history) == PATH.epochs
+    run = Run(model, models.new_head(3, 2), None, with_norms("affine"), PATH.epochs * len(train))
+    run.train(train, False)
+    assert run.done == len(train)  # or the stages would come late
+    with pytest.raises(ValueError, match="train has no batch of two images or more"):
+        search(model, (train[-1:], halves[1]), with_norms("affine"))
 
 
 def test_a_norm_that_adapts_cannot_be_masked(tiny, halves):
