@@ -108,8 +108,8 @@ def command(record: records.Record) -> str:
     if record.experiment == "speed":
         return "make bench"
     defaults = {name: default for name, (_, default) in declared(record.experiment).items()}
-    what_it_was = {name: record.device[name] for name in ("precision",) if name in record.device}
-    given = [f"-p {shlex.quote(f'{name}={value}')}" for name, value in {**record.parameters, **what_it_was}.items()
+    parameters = {name: record.precision if name == "precision" else value for name, value in record.parameters.items()}
+    given = [f"-p {shlex.quote(f'{name}={value}')}" for name, value in parameters.items()
              if value != defaults.get(name) and name not in ("runs", "commit", "device")]
     return " ".join(["python notebooks/run.py cell", record.experiment, *given])
 

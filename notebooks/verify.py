@@ -73,11 +73,10 @@ def _front(stated: Mapping[str, Any], found: Reengineered, task: tasks.Task, ori
     numbers: Numbers = {}
     for point in stated.get("front", []):
         name = f"{point['alpha']:g}"
+        splits = {"accuracy": task.test, **{f"accuracy_{half}": split for half, split in task.halves.items()}}
         again = {"kept": masks.kept_fraction(found.picks[name].masks)}
-        counts = {half: evaluate.count_right(found.module(name), data.batches(split, 256))
-                  for half, split in task.halves.items() if f"accuracy_{half}" in point}
-        again |= {f"accuracy_{half}": right / n for half, (right, n) in counts.items()}
-        again["accuracy"] = evaluate.accuracy(found.module(name), data.batches(task.test, 256))
+        again |= {column: evaluate.accuracy(found.module(name), data.batches(split, 256))
+                  for column, split in splits.items() if column in point}
         numbers |= {f"front.{name}.{k}": (point[k], v, TOLERANCE * (k != "kept")) for k, v in again.items()}
     for control, chosen in (stated.get("no_loss") or {}).items():
         there = no_loss(stated["front"], originals, control) if "a" in found.picks and stated["front"] else None

@@ -106,7 +106,10 @@ class ArgMaxOrNot(OneVsRest):
 
 class RestrictedHead(nn.Module):
     """A head that begins as the restricted original: its `answer` (Restrict or OneVsRest), then for each of the `n`
-    labels a factor, at first 1, and a shift, at first 0, that are learnt. Takes logits [B, C], returns [B, n]."""
+    labels a factor, at first 1, and a shift, at first 0, that are learnt. Takes logits [B, C], returns [B, n].
+
+    Raises ValueError for another kind of answer: a mask file could not say what it was.
+    """
 
     def __init__(self, answer: nn.Module, n: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The mask file: at most one bit a weight, with the heads, the model it belongs to, and seals against edits."""
+"""The mask file: at most one bit a weight, with heads, norms, the model it belongs to, and seals against edits."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, we
     labels, `preprocessing` (JSON values) what is done to an image before. Written atomically.
 
     Bits are packed; those of each further pick are stored as the difference from the pick before, and all are
-    deflated. The digest is over the packed bits and the heads, so it does not depend on the compressor.
+    deflated. The digest is over the packed bits, the heads and the norms, so it does not depend on the compressor.
     """
     shapes = {n: list(m.shape) for n, m in next(iter(picks.values())).masks.items()}
     tensors: dict[str, Tensor] = {}

@@ -45,8 +45,8 @@ def reengineer_many(model: nn.Module, heads: Sequence[nn.Module], trains: Sequen
     if len({len(train) for train in trains}) > 1 or len(trains[0]) == 0:
         raise ValueError(f"the problems have {', '.join(str(len(t)) for t in trains)} batches an epoch: they must have "
                          "as many, one at least, or be searched one by one")
-    together_too = search.norms == "frozen" and search.labels == "hard"
-    if next(model.parameters()).device.type == "cuda" and together_too:
+    stackable = search.norms == "frozen" and search.labels == "hard"
+    if next(model.parameters()).device.type == "cuda" and stackable:
         return together(model, heads, trains, vals, search, targets=targets, names=names, on_epoch=on_epoch)
     names = None if names is None else list(names)
     return [reengineer(model, heads[k], trains[k], vals[k], search, targets=targets[k] if targets else None,
