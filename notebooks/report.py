@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import itertools
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pandas as pd
 import run
 from IPython.display import HTML
+from pandas.io.formats.style import Styler
 
 from seamlib import masks, records
 from seamlib.reuse.defects import ATTACKS
@@ -22,8 +25,11 @@ COLUMNS = {
     "kept": "results.kept_fraction.crossfit", "paper: re-engineered": "results.accuracy.paper",
     "paper: kept": "results.kept_fraction.paper",
 }
-SHOWN = ["kept", "re-engineered", "original", "restricted", "head only", "from scratch", "random masks",
-         "magnitude masks", "paper: re-engineered", "paper: kept"]
+CONTROLS = ["original", "restricted", "head only", "norms only", "from scratch", "paper: re-engineered", "paper: kept"]
+
+SHARE, GAIN = 0.1011, 5.85  # what SeaM keeps, and gains over the original, in points: the means of all its models
+FRONT = ["all: kept", "all: points", "restricted: kept", "restricted: points", f"at {SHARE:.2%}: points", "best: kept",
+         "best: points"]
 
 
 ROOTS = [run.KEPT, run.ROOT / "runs", run.ROOT / run.REPORT]  # where the book looks for records; a later one wins
@@ -59,9 +65,77 @@ def rows(name: str, notebook: str, names: dict[str, str] | None = None) -> pd.Da
     table["from scratch"] = [scratch.get(r.task, float("nan")) for r in found]
     for control in ("random masks", "magnitude masks"):
         table[control] = [floors.get(r.sha256["masks"], {}).get(control.replace(" ", "_"), float("nan")) for r in found]
+    table["norms only"] = [r.results["accuracy"].get("norms_only", float("nan")) for r in found]
     table["class"] = [(names or {}).get(task, task) for task in table["class"]]
     table["record"] = [r.stem for r in found]
     return table
+
+
+def fronts(found: Iterable[records.Record], control: str = "restricted") -> pd.DataFrame:
+    """A row a point of the records' fronts, on the whole test set: problem, alpha, kept, and difference, in points, to
+    the `control`, "restricted" or "all"."""
+    return pd.DataFrame([
+        {"problem": r.task, "alpha": point["alpha"], "kept": point["kept"],
+         "difference": 100 * (point["accuracy"] - r.results["accuracy"][f"original_{control}"])}
+        for r in found for point in r.results["front"] if point["kept"] > 0])
+
+
+def claimed(found: Iterable[records.Record]) -> tuple[float, float]:
+    """SeaM's average, (kept, points above the original over all outputs), as points above the restricted original."""
+    gained = [r.results["accuracy"]["original_restricted"] - r.results["accuracy"]["original_all"] for r in found]
+    return SHARE, GAIN - 100 * statistics.fmean(gained)
+
+
+def at(record: records.Record, kept: float = SHARE) -> float:
+    """Accuracy of a front at so many weights, on the whole test set: between two points along the logarithm.
+
+    Above the first point the line goes to the restricted original, which keeps all; NaN below the last point.
+    """
+    points = sorted((p["kept"], p["accuracy"]) for p in record.results["front"] if p["kept"] > 0)
+    points.append((1.0, record.results["accuracy"]["original_restricted"]))
+    for (low, below), (high, above) in itertools.pairwise(points):
+        if low <= kept <= high:
+            return below + (above - below) * math.log(kept / low) / math.log(high / low)
+    return float("nan")
+
+
+def front_rows(found: Iterable[records.Record], names: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """A row a record with a front: class, record, and FRONT; kept shares in [0, 1], differences in points.
+
+    Where no point reached the original the restricted original itself is what loses nothing: it keeps all.
+    """
+    rows = []
+    for r in sorted(found, key=number):
+        best, row = r.results["best"], {"class": (names or {}).get(r.task, r.task), "record": r.stem}
+        whole, restricted = (r.results["accuracy"][f"original_{control}"] for control in ("all", "restricted"))
+        for control, untouched in (("all", restricted - whole), ("restricted", 0.0)):
+            found_at = r.results["no_loss"][control] or {"kept": 1.0, "difference": untouched}
+            row |= {f"{control}: kept": found_at["kept"], f"{control}: points": 100 * found_at["difference"]}
+        rows.append(row | {f"at {SHARE:.2%}: points": 100 * (at(r) - restricted), "best: kept": best["kept"],
+                           "best: points": 100 * best["difference"]})
+    return pd.DataFrame(rows, columns=["class", "record", *FRONT])
+
+
+def told(found: Iterable[records.Record]) -> dict[str, float]:
+    """What the text says of a group of fronts: means of FRONT ("all-kept", "at-points" ...), each with its standard
+    error over the problems ("...-se"); of accuracies, in [0, 1]; and counts."""
+    found = list(found)
+    table = front_rows(found)
+    values = table[FRONT].assign(**{"at-all: points": [
+        100 * (at(r) - r.results["accuracy"]["original_all"]) for r in found]})
+    short = {c: c.replace(f" {SHARE:.2%}", "").replace(": ", "-") for c in values}
+    said = {name: float(values[c].mean()) for c, name in short.items()}
+    said |= {f"{name}-se": float(values[c].sem()) for c, name in short.items()}
+    said |= {name.replace("_", "-"): statistics.fmean(r.results["accuracy"][name] for r in found)
+             for name in ("original_all", "original_restricted", "head_only", "norms_only", "paper")
+             if all(name in r.results["accuracy"] for r in found)}
+    seconds = [r.results["search_seconds"] for r in found if r.results["search_seconds"]]
+    return said | {
+        "problems": len(found), "epochs": found[0].parameters["epochs"],
+        "minutes": statistics.fmean(seconds) / 60 if seconds else math.nan,
+        "paper-kept": statistics.fmean(r.results["kept_fraction"]["paper"] for r in found),
+        **{f"{control}-reached": sum(r.results["no_loss"][control] is not None for r in found)
+           for control in ("all", "restricted")}}
 
 
 def seeded(of: str, notebook: str) -> dict[str, list[records.Record]]:
@@ -126,7 +200,7 @@ def picks(found: Iterable[records.Record]) -> dict[str, int]:
     return {"picks": 2 * len(counts), "unreached": 2 * len(counts) - sum(counts)}
 
 
-def neat(table: pd.io.formats.style.Styler) -> pd.io.formats.style.Styler:
+def neat(table: Styler) -> Styler:
     """The table without its index; columns of words to the left, as prose is read."""
     words = [c for c in table.data if not pd.api.types.is_numeric_dtype(table.data[c])]
     left: list[Any] = [{"selector": "th", "props": "text-align: left"}]
@@ -134,23 +208,66 @@ def neat(table: pd.io.formats.style.Styler) -> pd.io.formats.style.Styler:
         dict.fromkeys(words, left))
 
 
-def styled(table: pd.DataFrame, tuned: Iterable[str] = (), heading: str = "class") -> pd.io.formats.style.Styler:
-    """The rows, then their mean, spread, and mean without the problems in `tuned`, which are marked *.
+def styled(table: pd.DataFrame, columns: list[str], tuned: Iterable[str] = (), heading: str = "class") -> Styler:
+    """A row a problem, then mean, its standard error, and the mean without the problems in `tuned`, marked *.
 
-    Each problem links to its record, see `linked`; `heading` says what a problem is.
+    Columns that end in "points" are differences in points, all others shares in [0, 1]. Each problem links to its
+    record, see `linked`; `heading` says what a problem is.
     """
     tuned = set(tuned)
     others = table[~table["class"].isin(tuned)]
     problems = zip(table["record"], table["class"], strict=True)
     marked = table.assign(**{"class": [linked(stem, c) + "*" * (c in tuned) for stem, c in problems]})
     below = pd.concat([
-        table[SHOWN].agg(["mean", "std"]).rename({"mean": f"mean of {len(table)}", "std": "st. dev."}),
-        others[SHOWN].agg(["mean"]).rename({"mean": "mean without\u00a0*"}),
+        table[columns].agg(["mean", "sem"]).rename({"mean": f"mean of {len(table)}", "sem": "st. error"}),
+        others[columns].agg(["mean"]).rename({"mean": "mean without\u00a0*"}),
     ]).rename_axis("class").reset_index()
-    rows = pd.concat([marked[["class", *SHOWN]], below], ignore_index=True).rename(columns={"class": heading})
-    summary = pd.IndexSlice[len(table):, :]
-    return neat(rows.style.format("{:.1%}", subset=SHOWN, na_rep="").set_properties(
-        subset=summary, **{"font-weight": "600"}))
+    rows = pd.concat([marked[["class", *columns]], below], ignore_index=True).rename(columns={"class": heading})
+    style = _points(neat(rows.style), columns).set_properties(
+        subset=pd.IndexSlice[len(table):, :], **{"font-weight": "600"})
+    points = [c for c in columns if c.endswith("points")]  # a standard error has no sign
+    return style.format("{:.2f}", subset=pd.IndexSlice[[len(table) + 1], points], na_rep="")
+
+
+def styled_searches(searches: Mapping[str, Iterable[records.Record]]) -> Styler:
+    """A row a way to search: the means over the problems that all of them have, of `told` or, where a search has one
+    point, of that: kept at no loss, accuracy at SHARE, and the best against the restricted original."""
+    groups = {name: {r.task: r for r in found} for name, found in searches.items()}
+    tasks = sorted(set.intersection(*(set(found) for found in groups.values())))
+    rows = []
+    for name, found in groups.items():
+        if not tasks:
+            break
+        row: dict[str, Any] = {"search": name, "problems": len(tasks)}
+        if all(found[t].results.get("front") for t in tasks):
+            row |= dict(front_rows(found[t] for t in tasks)[FRONT].mean())
+        else:
+            row |= {"one point: kept": statistics.fmean(found[t].results["kept_fraction"]["crossfit"] for t in tasks),
+                    "one point: points": 100 * statistics.fmean(
+                        found[t].results["accuracy"]["crossfit"] - found[t].results["accuracy"]["original_restricted"]
+                        for t in tasks)}
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=["search", "problems", *FRONT, "one point: kept", "one point: points"])
+    return _points(neat(table.style), list(table.columns[2:]))
+
+
+def styled_ablation(preset: str, notebook: str) -> Styler:
+    """A row a setting of the preset: what differs from its first cell but the problem, problems, and means of FRONT."""
+    problem = ("target_class", "target_superclass_idx", "seed")
+    groups: dict[str, list[records.Record]] = {}
+    cells = [p for stage in run.cells(preset, {}) for book, p in stage if book == notebook]
+    found = {records.key(r.parameters): r for r in of_preset(preset, notebook)}
+    for p in cells:
+        differs = [f"{name} {value}" for name, value in p.items() if value != cells[0][name] and name not in problem]
+        if (r := found.get(records.key(p))) and r.results["front"]:
+            groups.setdefault(", ".join(differs) or "default", []).append(r)
+    table = pd.DataFrame([{"search": name, "problems": len(group), **front_rows(group)[FRONT].mean()}
+                          for name, group in groups.items()], columns=["search", "problems", *FRONT])
+    return _points(neat(table.style), FRONT)
+
+
+def _points(style: Styler, columns: Iterable[str]) -> Styler:
+    return style.format({c: "{:+.2f}" if c.endswith("points") else "{:.1%}" for c in columns}, na_rep="")
 
 
 def results_first(trials: pd.DataFrame) -> list[str]:
@@ -195,7 +312,7 @@ def _method(parameters: Mapping[str, Any]) -> str:
     return f"remos {parameters['prune_threshold']:.0%}" if method == "remos" else method
 
 
-def styled_transfer(table: pd.DataFrame, columns: Iterable[str]) -> pd.io.formats.style.Styler:
+def styled_transfer(table: pd.DataFrame, columns: Iterable[str]) -> Styler:
     """A row a method: the mean over its students and, in brackets, the standard deviation, in points."""
     by = table[["method", *columns]].groupby("method", sort=False)
     mean, spread = by.mean(), by.std()

@@ -67,43 +67,44 @@ def fronts(ax: Axes, points: pd.DataFrame, paper: tuple[float, float] | None = N
     A row a point of a front: `problem`, `kept` in (0, 1], `difference` in points. A thin line a problem; the thick one
     is their mean where all have one, between the points along straight lines. The star is `paper`, (kept, points).
     """
-    lines = [line.sort_values("kept") for _, line in points.groupby("problem", sort=False)]
-    for line in lines:
+    for _, line in points.sort_values("kept").groupby("problem", sort=False):
         ax.plot(line["kept"], line["difference"], color=SEAM, alpha=0.35, linewidth=1)
-    low = max((line["kept"].min() for line in lines), default=1)
-    high = min((line["kept"].max() for line in lines), default=1)
-    if low < high:
-        at = np.geomspace(low, high, 50)
-        mean = np.mean([np.interp(np.log(at), np.log(line["kept"]), line["difference"]) for line in lines], axis=0)
-        ax.plot(at, mean, color=SEAM, linewidth=3, label=f"mean of {len(lines)} problems")
+    ax.plot(*_mean(points), color=SEAM, linewidth=3, label=f"mean of {points['problem'].nunique()} problems")
     ax.axhline(0, color=ORIGINAL, linestyle="--", label="restricted original")
+    _claimed(ax, paper, "restricted original")
+    return ax
+
+
+def claims(ax: Axes, points: pd.DataFrame, paper: tuple[float, float]) -> Axes:
+    """Points of accuracy above the original over all outputs: the mean front of each group of problems.
+
+    A row a point of a front, as in `fronts`, and `of`, its group. The star is `paper`, (kept in [0, 1], points).
+    """
+    styles = zip(sns.color_palette("colorblind"), ("-", "--", "-.", ":"), strict=False)
+    for (of, mine), (colour, dashes) in zip(points.groupby("of", sort=False), styles, strict=False):
+        ax.plot(*_mean(mine), dashes, color=colour, linewidth=2.5, label=f"{of} ({mine['problem'].nunique()} problems)")
+    ax.axhline(0, color=ORIGINAL, linewidth=1)
+    _claimed(ax, paper, "original, all outputs")
+    return ax
+
+
+def _mean(points: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """(Kept, mean difference) of the fronts of all problems, from the highest of their low ends to the lowest high."""
+    lines = [line.sort_values("kept") for _, line in points.groupby("problem")]
+    low, high = max(line["kept"].min() for line in lines), min(line["kept"].max() for line in lines)
+    at = np.geomspace(low, high, 50) if low < high else np.empty(0)
+    means = [np.interp(np.log(at), np.log(line["kept"]), line["difference"]) for line in lines]
+    return at, np.mean(means, axis=0)
+
+
+def _claimed(ax: Axes, paper: tuple[float, float] | None, over: str) -> None:
+    """The star, and the axes of a picture of fronts."""
     if paper is not None:
         ax.plot(*paper, "*", color="black", markersize=16, linestyle="none", label="SeaM, mean of all its models")
     ax.set_xscale("log")
     percent(ax, "x", "weights kept (logarithmic scale)")
-    ax.set_ylabel("points above the\nrestricted original")
+    ax.set_ylabel(f"points above the\n{over}")
     above(ax)
-    return ax
-
-
-def claims(ax: Axes, problems: pd.DataFrame, paper: tuple[float, float]) -> Axes:
-    """Gain in accuracy against kept fraction: a row a problem, columns `kept` in [0, 1], `gain` in points, and `of`.
-
-    Small points are problems, large ones the means of each `of`; the star is `paper`, (kept in [0, 1], points).
-    """
-    markers = dict(zip(dict.fromkeys(problems["of"]), "os^D", strict=False))
-    for (of, marker), colour in zip(markers.items(), sns.color_palette("colorblind"), strict=False):
-        mine = problems[problems["of"] == of]
-        ax.plot(mine["kept"], mine["gain"], marker, color=colour, alpha=0.35, markersize=5)
-        ax.plot(mine["kept"].mean(), mine["gain"].mean(), marker, color=colour, markersize=11, markeredgecolor="black",
-                linestyle="none", label=f"{of} (mean of {len(mine)})")
-    ax.plot(*paper, "*", color="black", markersize=18, linestyle="none", label="SeaM, mean of all its models")
-    ax.axhline(0, color=ORIGINAL, linewidth=1)
-    ax.set_xlim(0)
-    percent(ax, "x", "weights kept")
-    ax.set_ylabel("points above the original,\nall outputs")
-    above(ax)
-    return ax
 
 
 def by_class(axes: Sequence[Axes], classes: pd.DataFrame) -> Sequence[Axes]:

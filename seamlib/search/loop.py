@@ -91,6 +91,8 @@ class Run:
         self.norms = batch_norms(self.model) if search.norms != "frozen" else {}
         checks.check_names(self.scores, self.norms)
         self.trained, self.offsets = lowering.prepared(self.model, self.scores, self.search.precision, not self.norms)
+        for norm in batch_norms(self.trained).values() if self.norms else ():  # running averages of half an epoch
+            norm.momentum = min(0.1, max(0.01, 2 * search.epochs / steps))
         self.teacher: Predict | None = None
         if search.labels == "soft":
             body, _ = lowering.prepared(self.model, (), self.search.precision)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..masks.norms import batch_norms
 from ..structure.fold import fold_norms
 
 ROWS = 1024  # output positions of a batch up to which the product wins (measured: 64 images of 2x2 to 4x4, bf16)
@@ -25,8 +24,6 @@ def prepared(model: nn.Module, masked: Collection[str], precision: str,
     With `fold` its batch norms are in the layers before them; `masked`, offsets: see `structure.fold.fold_norms`.
     """
     ready, offsets = fold_norms(model, masked) if fold else (copy.deepcopy(model), {})
-    for norm in batch_norms(ready).values() if not fold else ():
-        norm.momentum = 0.1 if norm.momentum is None else norm.momentum  # a mean over all steps would hardly move
     if precision == "bf16":
         lower(ready)
         offsets = {name: t.to(ready.get_parameter(name).dtype) for name, t in offsets.items()}
