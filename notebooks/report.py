@@ -55,14 +55,14 @@ def of_presets(*names: str) -> list[records.Record]:
 def rows(name: str, notebook: str, names: dict[str, str] | None = None) -> pd.DataFrame:
     """A row a record of preset `name`, in order of the problem's number; `names` maps a task to what the table says.
 
-    Columns are those of COLUMNS, `record` (its stem) and, where there is a record of it, `from scratch` (notebook
-    retrain, same preset) and `random masks` and `magnitude masks` (notebook inference_cost of this very record).
+    Columns are those of COLUMNS, `record` (its stem) and, where there is a record of it, `norms only`, `from scratch`
+    (notebook retrain) and `random masks` and `magnitude masks` (notebook inference_cost of this very record).
     """
     found = sorted(of_preset(name, notebook), key=number)
-    scratch = {r.task: r.results["accuracy"]["last"] for r in of_preset(name, "retrain")}
+    scratch = {_problem(r): r.results["accuracy"]["last"] for r in everything("retrain")}
     floors = {r.sha256["masks of the record"]: r.results["accuracy"] for r in everything("inference_cost")}
     table = records.table(found, COLUMNS)
-    table["from scratch"] = [scratch.get(r.task, float("nan")) for r in found]
+    table["from scratch"] = [scratch.get(_problem(r), float("nan")) for r in found]
     for control in ("random masks", "magnitude masks"):
         table[control] = [floors.get(r.sha256["masks"], {}).get(control.replace(" ", "_"), float("nan")) for r in found]
     table["norms only"] = [r.results["accuracy"].get("norms_only", float("nan")) for r in found]
@@ -138,26 +138,42 @@ def told(found: Iterable[records.Record]) -> dict[str, float]:
            for control in ("all", "restricted")}}
 
 
-def seeded(of: str, notebook: str) -> dict[str, list[records.Record]]:
+def seeded(of: str, notebook: str, seeds: str = "seeds") -> dict[str, list[records.Record]]:
     """Task -> its records with several seeds: those of preset `seeds`, and the one of preset `of`; by seed."""
-    more = of_preset("seeds", notebook)
-    tasks = sorted({r.task for r in more})
-    found = [*of_preset(of, notebook), *more]
+    first, more = of_preset(of, notebook), of_preset(seeds, notebook)
+    tasks = sorted({r.task for r in first} & {r.task for r in more})
+    found = [r for r in [*first, *more] if r.parameters["dataset"] == first[0].parameters["dataset"]]
     return {task: sorted((r for r in found if r.task == task), key=lambda r: r.seed) for task in tasks}
 
 
-def between_seeds(groups: Mapping[str, Iterable[records.Record]], quantity: str) -> float:
-    """Standard deviation of a crossfit quantity between the seeds of a problem; root mean square over the problems."""
-    values = [[r.results[quantity]["crossfit"] for r in group] for group in groups.values()]
-    return statistics.fmean(statistics.variance(v) for v in values) ** 0.5 if values else float("nan")
+def between_seeds(groups: Mapping[str, Iterable[records.Record]]) -> tuple[float, float]:
+    """Standard deviation of (kept, accuracy) between the seeds of a problem; root mean square over the problems.
+
+    Of a front: kept at no loss against the original over all outputs, and accuracy `at` SHARE; else of crossfit.
+    """
+    variances = [[statistics.variance(values) for values in zip(*map(_kept_and_accuracy, group), strict=True)]
+                 for group in groups.values()] or [[math.nan, math.nan]]
+    kept, accuracy = (statistics.fmean(values) ** 0.5 for values in zip(*variances, strict=True))
+    return kept, accuracy
 
 
-def repeated(of: str, notebook: str) -> dict[str, float]:
+def _kept_and_accuracy(record: records.Record) -> tuple[float, float]:
+    results = record.results
+    if not results.get("front"):
+        return results["kept_fraction"]["crossfit"], results["accuracy"]["crossfit"]
+    return (results["no_loss"]["all"] or {"kept": 1.0})["kept"], at(record)
+
+
+def repeated(of: str, notebook: str, seeds: str = "seeds") -> dict[str, float]:
     """What the text says of repeated searches: how many problems, of at least how many seeds; the spread, in points."""
-    groups = seeded(of, notebook)
+    groups = seeded(of, notebook, seeds)
+    kept, accuracy = between_seeds(groups)
     return {"seeded": len(groups), "seeds": min(map(len, groups.values()), default=0),
-            "between-seeds-kept": 100 * between_seeds(groups, "kept_fraction"),
-            "between-seeds-accuracy": 100 * between_seeds(groups, "accuracy")}
+            "between-seeds-kept": 100 * kept, "between-seeds-accuracy": 100 * accuracy}
+
+
+def _problem(record: records.Record) -> tuple[str, str, str]:
+    return record.parameters["model"], record.parameters["dataset"], record.task
 
 
 def number(record: records.Record) -> int:
@@ -378,7 +394,7 @@ def targets(results: Mapping[str, Any], kind: str) -> list[tuple[str, str, str]]
              f"{many['one by one'] / many['together']:.2f}" if kind == "cuda" else unmeasured)]
 
 
-def time_to_mask(preset: str = "cifar10", problems: int = 3) -> str:
+def time_to_mask(preset: str = "annealed", problems: int = 3) -> str:
     """What the default keeps and loses, the mean of the first problems: a ratio of times has no meaning before that."""
     table = rows(preset, "direct_binary")[:problems]
     kept, gain = table["kept"].mean(), (table["re-engineered"] - table["original"]).mean()
@@ -387,7 +403,7 @@ def time_to_mask(preset: str = "cifar10", problems: int = 3) -> str:
     return f"{'reached' if kept <= 0.12 and gain >= 0 else 'not reached'}: {kept:.1%}, {100 * gain:+.1f} points"
 
 
-def whole_search(results: Mapping[str, Any], default: str = "cifar10", published: str = "paper") -> float:
+def whole_search(results: Mapping[str, Any], default: str = "annealed", published: str = "paper") -> float:
     """The time of all epochs of the published settings and loop over that of the default settings and our search."""
     ours, theirs = (next(p for stage in run.cells(name, {}) for book, p in stage if book == "direct_binary")
                     for name in (default, published))

@@ -15,7 +15,14 @@
 """
 
 from . import records as records
-from .evaluate import accuracy as accuracy, one_vs_rest as one_vs_rest, restrict as restrict
+from .evaluate import (
+    OneVsRest as OneVsRest,
+    Restrict as Restrict,
+    RestrictedHead as RestrictedHead,
+    accuracy as accuracy,
+    one_vs_rest as one_vs_rest,
+    restrict as restrict,
+)
 from .masks import (
     apply_masks as apply_masks,
     binarize as binarize,

@@ -90,8 +90,10 @@ def test_kept_masks_belong_to_the_papers_source_models():
 
 
 @pytest.mark.parametrize(("preset", "n"), [("cifar10", 10), ("cifar100", 20), ("cifar100-binary", 10), ("vgg16", 3)])
-def test_all_problems_are_there_with_the_default_preset_and_each_control(preset, n):
-    ours, scratch = ({records.key(p) for _, p in stage} for stage in run.cells(preset, {}))
+def test_all_problems_are_there_with_one_alpha_and_each_control(preset, n):
+    (ours,), scratch = ({records.key(p) for _, p in stage} for stage in run.cells(
+        "annealed" if preset == "cifar10" else f"annealed-{preset}", {})), {
+        records.key(p) for _, p in run.cells(preset, {})[1]}
     found = {records.key(r.parameters): r for r in map(records.read, RESULTS.rglob("*.json"))}
     assert len(ours) == len(scratch) == n
     assert ours | scratch <= found.keys()
@@ -103,12 +105,39 @@ def test_all_problems_are_there_with_the_default_preset_and_each_control(preset,
         assert chance - 0.03 < floor["magnitude_masks"] < found[key].results["accuracy"]["paper"] - 0.02
 
 
-def test_the_settings_of_the_superclasses_are_one_and_their_original_is_the_published_model():
-    found = [r for r in map(records.read, DIRECT) if r.task.startswith("superclass")
-             and not r.parameters.get("structure")]
-    assert len({records.key({**r.parameters, "target_superclass_idx": 0, "seed": 0}) for r in found}) == 1
-    once = [r for r in found if r.seed == 0]  # 20 problems of 500 images: the test set
-    mean = np.mean([r.results["accuracy"]["original_all"] for r in once])
+FRONTS = [("cifar100", "direct_multiclass", 20)]  # presets whose fronts the book shows
+
+
+@pytest.mark.parametrize(("preset", "notebook", "n"), FRONTS)
+def test_all_fronts_are_there_and_say_what_their_points_say(preset, notebook, n):
+    found = report.of_preset(preset, notebook)
+    assert len({r.task for r in found}) == len(found) == n
+    for r in found:
+        front, accuracy = r.results["front"], r.results["accuracy"]
+        kept = [point["kept"] for point in front]
+        assert kept == sorted(kept, reverse=True)
+        assert r.results["best"]["kept"] in [(a + b) / 2 for a in kept for b in kept]
+        if no_loss := r.results["no_loss"]["all"]:
+            assert min(kept) <= no_loss["kept"] <= max(kept)
+        assert min(p["accuracy"] for p in front) - 1e-9 <= report.at(r) <= max(
+            [p["accuracy"] for p in front] + [accuracy["original_restricted"]]) + 1e-9
+
+
+def test_accuracy_at_a_share_lies_on_the_logarithmic_line_between_two_points():
+    record = SimpleNamespace(results={"front": [{"kept": 0.4, "accuracy": 0.8}, {"kept": 0.1, "accuracy": 0.6}],
+                                      "accuracy": {"original_restricted": 0.9}})
+    assert report.at(record, 0.2) == pytest.approx(0.7)  # half-way in octaves
+    assert report.at(record, 0.4) == pytest.approx(0.8)
+    assert report.at(record, 1.0) == pytest.approx(0.9)  # the restricted original keeps all
+    assert np.isnan(report.at(record, 0.05))
+
+
+@pytest.mark.parametrize("preset", ["cifar100", "annealed-cifar100"])
+def test_the_settings_of_the_superclasses_are_one_and_their_original_is_the_published_model(preset):
+    found = report.of_preset(preset, "direct_multiclass")
+    assert len(found) == 20  # problems of 500 images: the test set
+    assert len({records.key({**r.parameters, "target_superclass_idx": 0}) for r in found}) == 1
+    mean = np.mean([r.results["accuracy"]["original_all"] for r in found])
     assert mean == pytest.approx(0.6883)
 
 
@@ -129,12 +158,27 @@ def test_a_cost_record_counts_what_its_masks_keep():
             records.read(of).results["accuracy"]["paper"], abs=0.0005)
 
 
-@pytest.mark.parametrize(("preset", "n"), [("cifar10", 10), ("cifar100", 20)])
-def test_the_readme_states_what_the_records_say(preset, n):
-    wanted, _ = run.cells(preset, {})
-    keys = {records.key(p) for _, p in wanted}
-    results = [r.results for r in map(records.read, DIRECT) if records.key(r.parameters) in keys]
-    assert len(results) == n
+@pytest.mark.parametrize(("preset", "notebook", "n"), FRONTS)
+def test_the_readme_states_what_the_fronts_say(preset, notebook, n):
+    said = report.told(report.of_preset(preset, notebook))
+    readme = (ROOT / "README.md").read_text()
+    for row in (
+        f"| kept at no loss against the original, all outputs | 10.11% | {said['all-kept']:.2%} at "
+        f"{said['all-points']:+.2f} points |",
+        f"| kept at no loss against the original, restricted | | {said['restricted-kept']:.2%} at "
+        f"{said['restricted-points']:+.2f} points |",
+        f"| accuracy with 10.11% of the weights against the original, all outputs | +5.85 points | "
+        f"{said['at-all-points']:+.2f} points |",
+        f"| the same against the original, restricted | | {said['at-points']:+.2f} points |",
+        f"| best accuracy against the original, restricted | | {said['best-points']:+.2f} points, with "
+        f"{said['best-kept']:.1%} of the weights |",
+    ):
+        assert row in readme, row
+
+
+def test_the_readme_states_what_the_records_of_one_alpha_say():
+    results = [r.results for r in report.of_preset("annealed", "direct_binary")]
+    assert len(results) == 10
 
     def mean(quantity, name):
         return float(np.mean([r[quantity][name] for r in results]))  # as the page does it, to the last bit
@@ -194,16 +238,16 @@ def test_the_books_example_runs_on_photos_of_any_size(tmp_path, monkeypatch, cap
         place.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(darker).integers(0, 256, (70 + darker, 90, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(place / f"{darker}.jpg")
-    for old, new in (('weights="DEFAULT"', "weights=None"), ("epochs=20", "epochs=1"), ("Resize(256)", "Resize(64)"),
+    for old, new in (('weights="DEFAULT"', "weights=None"), ("epochs=20", "epochs=4"), ("Resize(256)", "Resize(64)"),
                      ("CenterCrop(224)", "CenterCrop(64)")):
         assert old in code
         code = code.replace(old, new)
     names: dict = {}
     monkeypatch.chdir(tmp_path)
     exec(code, names)
-    assert names["found"].picks.keys() == {"a", "b", "paper"}
+    assert names["found"].picks.keys() == {"a", "b", "paper", "2", "5", "12", "30"}
     assert names["small"](torch.rand(1, 3, 64, 64)).shape == (1, 2)
-    assert "right with 100.0% of the weights" in capsys.readouterr().out
+    assert "30: kept 100.0%" in capsys.readouterr().out  # four steps remove nothing
 
 
 def test_the_reference_has_all_that_the_package_exports():
@@ -218,7 +262,7 @@ def test_only_kept_records_are_linked():
 
 
 def test_the_records_of_a_page_are_those_of_its_presets_each_once_and_linked():
-    found = report.of_presets("cifar10", "seeds", "cifar10")
+    found = report.of_presets("annealed", "annealed-seeds", "cifar100", "annealed")
     assert len(found) == len({r.stem for r in found})
     assert {r.experiment for r in found} == {"direct_binary", "direct_multiclass", "retrain"}
     text = report.sources(found).data
@@ -228,14 +272,15 @@ def test_the_records_of_a_page_are_those_of_its_presets_each_once_and_linked():
 
 
 def test_repeated_searches_have_three_seeds_and_their_spread_is_within_a_problem():
-    binary, superclasses = report.seeded("cifar10", "direct_binary"), report.seeded("cifar100", "direct_multiclass")
+    binary, superclasses = (report.seeded(of, notebook, "annealed-seeds") for of, notebook in (
+        ("annealed", "direct_binary"), ("annealed-cifar100", "direct_multiclass")))
     assert [[r.seed for r in group] for group in (*binary.values(), *superclasses.values())] == 8 * [[0, 1, 2]]
     assert list(binary) == ["binary2", "binary3", "binary4"]
 
     def record(kept):
-        return SimpleNamespace(results={"kept_fraction": {"crossfit": kept}})
+        return SimpleNamespace(results={"kept_fraction": {"crossfit": kept}, "accuracy": {"crossfit": 0.5}})
     groups = {"a": [record(0.1), record(0.3)], "b": [record(0.7), record(0.7)]}  # variances 0.02 and 0
-    assert report.between_seeds(groups, "kept_fraction") == pytest.approx(0.1)
+    assert report.between_seeds(groups) == pytest.approx((0.1, 0.0))
 
 
 @pytest.mark.parametrize(("a", "b", "n"), [([0.7, 0.9], [0.8, 0.7], 1), ([0.7, 0.9], [0.9, 0.8], 2), ([0.8], [0.7], 0)])
@@ -281,11 +326,10 @@ def test_a_changed_record_changes_the_text_without_an_edit(tmp_path):
     paths = [p for p in (tmp_path / "book/results/direct_multiclass").glob("*.json")
              if records.key(records.read(p).parameters) in preset]
     first = json.loads(paths[0].read_text())
-    first["results"]["kept_fraction"]["crossfit"] = 0.5
+    first["results"]["no_loss"]["all"]["kept"] = 0.5
     paths[0].write_text(json.dumps(first))
-    kept = np.mean([records.read(p).results["kept_fraction"]["crossfit"] for p in paths])
-    old = np.mean([records.read(RESULTS / p.relative_to(tmp_path / "book/results")).results["kept_fraction"]["crossfit"]
-                   for p in paths])
+    kept, old = (report.told([records.read(root / p.relative_to(paths[0].parent)) for p in paths])["all-kept"]
+                 for root in (paths[0].parent, RESULTS / "direct_multiclass"))
 
     page = tmp_path / "book/runs/multiclass.ipynb"
     page.parent.mkdir(exist_ok=True)

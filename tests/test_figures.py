@@ -49,16 +49,16 @@ def test_fronts_has_a_line_a_problem_and_their_mean_where_all_have_one(ax):
     figures.fronts(ax, points.iloc[:0])  # there may be none yet
 
 
-def test_claims_has_a_point_a_problem_their_means_and_the_papers(ax):
-    problems = pd.DataFrame({"of": ["few", "few", "many"], "kept": [0.1, 0.3, 0.05], "gain": [-1.0, 1.0, 8.0]})
-    figures.claims(ax, problems, paper=(0.1, 5.0))
-    few, mean, many, _, paper, _ = ax.lines
-    assert few.get_xydata().tolist() == [[0.1, -1.0], [0.3, 1.0]]
-    assert mean.get_xydata().tolist() == [[pytest.approx(0.2), 0.0]]
-    assert many.get_xydata().tolist() == [[0.05, 8.0]]
+def test_claims_has_a_line_a_group_of_fronts_a_marker_a_group_of_single_points_and_the_papers(ax):
+    points = pd.DataFrame({"of": ["fronts"] * 4 + ["single"] * 2, "problem": [*"aabb", *"ab"],
+                           "kept": [1, 0.01, 1, 0.01, 0.1, 0.3], "difference": [4.0, 0, 6, 2, -1, 0]})
+    figures.claims(ax, points, paper=(0.1, 5.0))
+    fronts, single, _, paper = ax.lines
+    assert (fronts.get_ydata()[0], fronts.get_ydata()[-1]) == (pytest.approx(1), pytest.approx(5))
+    assert single.get_xydata().tolist() == [[pytest.approx(0.2), -0.5]]
     assert paper.get_xydata().tolist() == [[0.1, 5.0]]
     labels = [t.get_text() for t in ax.get_legend().get_texts()]
-    assert labels == ["few (mean of 2)", "many (mean of 1)", "SeaM, mean of all its models"]
+    assert labels == ["fronts (2)", "single (2)", "SeaM, mean of all its models"]
 
 
 def test_by_engine_has_two_bars_a_model_in_the_panel_of_each_engine():

@@ -78,11 +78,14 @@ def fronts(ax: Axes, points: pd.DataFrame, paper: tuple[float, float] | None = N
 def claims(ax: Axes, points: pd.DataFrame, paper: tuple[float, float]) -> Axes:
     """Points of accuracy above the original over all outputs: the mean front of each group of problems.
 
-    A row a point of a front, as in `fronts`, and `of`, its group. The star is `paper`, (kept in [0, 1], points).
+    A row a point of a front, as in `fronts`, and `of`, its group. A group of single points is a marker at their means.
+    The star is `paper`, (kept in [0, 1], points).
     """
-    styles = zip(sns.color_palette("colorblind"), ("-", "--", "-.", ":"), strict=False)
-    for (of, mine), (colour, dashes) in zip(points.groupby("of", sort=False), styles, strict=False):
-        ax.plot(*_mean(mine), dashes, color=colour, linewidth=2.5, label=f"{of} ({mine['problem'].nunique()} problems)")
+    styles = zip(sns.color_palette("colorblind"), ("-", "--", "-.", ":"), "os^D", strict=False)
+    for (of, mine), (colour, dashes, marker) in zip(points.groupby("of", sort=False), styles, strict=False):
+        n, single = mine["problem"].nunique(), not mine["problem"].duplicated().any()
+        x, y = ([mine["kept"].mean()], [mine["difference"].mean()]) if single else _mean(mine)
+        ax.plot(x, y, marker if single else dashes, color=colour, linewidth=2.5, markersize=9, label=f"{of} ({n})")
     ax.axhline(0, color=ORIGINAL, linewidth=1)
     _claimed(ax, paper, "original, all outputs")
     return ax
@@ -91,10 +94,12 @@ def claims(ax: Axes, points: pd.DataFrame, paper: tuple[float, float]) -> Axes:
 def _mean(points: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """(Kept, mean difference) of the fronts of all problems, from the highest of their low ends to the lowest high."""
     lines = [line.sort_values("kept") for _, line in points.groupby("problem")]
-    low, high = max(line["kept"].min() for line in lines), min(line["kept"].max() for line in lines)
-    at = np.geomspace(low, high, 50) if low < high else np.empty(0)
-    means = [np.interp(np.log(at), np.log(line["kept"]), line["difference"]) for line in lines]
-    return at, np.mean(means, axis=0)
+    low = max((line["kept"].min() for line in lines), default=1)
+    high = min((line["kept"].max() for line in lines), default=1)
+    if not low < high:
+        return np.empty(0), np.empty(0)
+    at = np.geomspace(low, high, 50)
+    return at, np.mean([np.interp(np.log(at), np.log(line["kept"]), line["difference"]) for line in lines], axis=0)
 
 
 def _claimed(ax: Axes, paper: tuple[float, float] | None, over: str) -> None:
