@@ -249,11 +249,9 @@ def styled_searches(searches: Mapping[str, Iterable[records.Record]]) -> Styler:
     """A row a way to search: the means over the problems that all of them have, of `told` or, where a search has one
     point, of that: kept at no loss, accuracy at SHARE, and the best against the restricted original."""
     groups = {name: {r.task: r for r in found} for name, found in searches.items()}
-    tasks = sorted(set.intersection(*(set(found) for found in groups.values())))
+    tasks = set.intersection(*(set(found) for found in groups.values()))
     rows = []
-    for name, found in groups.items():
-        if not tasks:
-            break
+    for name, found in groups.items() if tasks else ():
         row: dict[str, Any] = {"search": name, "problems": len(tasks)}
         if all(found[t].results.get("front") for t in tasks):
             row |= dict(front_rows(found[t] for t in tasks)[FRONT].mean())
@@ -289,7 +287,7 @@ def _points(style: Styler, columns: Iterable[str]) -> Styler:
 def results_first(trials: pd.DataFrame) -> list[str]:
     """The columns of a table of trials in the order of reading: of what, what came out, with which settings."""
     of = [c for c in trials if c in ("form", "model", "problem", "class")]
-    results = [c for c in trials if c in ("kept", "accuracy", "original", "restricted", "multiply-adds")]
+    results = [c for c in trials if c in ("kept", "accuracy", "original", "restricted", "loss", "multiply-adds")]
     return [*of, *results, *(c for c in trials if c not in of + results)]
 
 
