@@ -126,6 +126,7 @@ def told(found: Iterable[records.Record]) -> dict[str, float]:
     short = {c: c.replace(f" {SHARE:.2%}", "").replace(": ", "-") for c in values}
     said = {name: float(values[c].mean()) for c, name in short.items()}
     said |= {f"{name}-se": float(values[c].sem()) for c, name in short.items()}
+    said |= {f"{name}-median": float(values[c].median()) for c, name in short.items() if name.endswith("kept")}
     said |= {name.replace("_", "-"): statistics.fmean(r.results["accuracy"][name] for r in found)
              for name in ("original_all", "original_restricted", "head_only", "norms_only", "paper")
              if all(name in r.results["accuracy"] for r in found)}
@@ -225,7 +226,7 @@ def neat(table: Styler) -> Styler:
 
 
 def styled(table: pd.DataFrame, columns: list[str], tuned: Iterable[str] = (), heading: str = "class") -> Styler:
-    """A row a problem, then mean, its standard error, and the mean without the problems in `tuned`, marked *.
+    """A row a problem, then mean, its standard error, median, and the mean without the problems in `tuned`, marked *.
 
     Columns that end in "points" are differences in points, all others shares in [0, 1]. Each problem links to its
     record, see `linked`; `heading` says what a problem is.
@@ -235,7 +236,7 @@ def styled(table: pd.DataFrame, columns: list[str], tuned: Iterable[str] = (), h
     problems = zip(table["record"], table["class"], strict=True)
     marked = table.assign(**{"class": [linked(stem, c) + "*" * (c in tuned) for stem, c in problems]})
     below = pd.concat([
-        table[columns].agg(["mean", "sem"]).rename({"mean": f"mean of {len(table)}", "sem": "st. error"}),
+        table[columns].agg(["mean", "sem", "median"]).rename({"mean": f"mean of {len(table)}", "sem": "st. error"}),
         others[columns].agg(["mean"]).rename({"mean": "mean without\u00a0*"}),
     ]).rename_axis("class").reset_index()
     rows = pd.concat([marked[["class", *columns]], below], ignore_index=True).rename(columns={"class": heading})
