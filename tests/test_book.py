@@ -326,9 +326,9 @@ def test_a_changed_record_changes_the_text_without_an_edit(tmp_path):
     paths = [p for p in (tmp_path / "book/results/direct_multiclass").glob("*.json")
              if records.key(records.read(p).parameters) in preset]
     first = json.loads(paths[0].read_text())
-    first["results"]["no_loss"]["all"]["kept"] = 0.5
+    first["results"]["no_loss"]["restricted"] = {"kept": 0.5, "accuracy": 0.5, "difference": 0.0}
     paths[0].write_text(json.dumps(first))
-    kept, old = (report.told([records.read(root / p.relative_to(paths[0].parent)) for p in paths])["all-kept"]
+    kept, old = (report.told([records.read(root / p.relative_to(paths[0].parent)) for p in paths])["restricted-kept"]
                  for root in (paths[0].parent, RESULTS / "direct_multiclass"))
 
     page = tmp_path / "book/runs/multiclass.ipynb"
