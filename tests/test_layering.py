@@ -10,7 +10,7 @@ ROOMS = {  # its files, from the ground up: each knows those before it; and the 
     "plain": ([], set()),
     "evaluate": ([], {"records"}),
     "figures": (["style", "searches", "costs", "students"], set()),
-    "models": ([], {"records"}),
+    "models": ([], {"plain", "records"}),
     "masks": (["masks", "norms", "file", "overlap"], {"plain", "records"}),
     "structure": (["fold", "nodes", "channels", "compaction", "gates"], {"plain", "evaluate"}),
     "problems": (["superclasses", "stream", "layouts", "data", "tasks"], {"records", "evaluate"}),

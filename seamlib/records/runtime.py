@@ -114,11 +114,12 @@ def check_types(parameters: Any) -> None:
         if value is None and rest:
             continue
         wanted, allowed = {
-            "int": (numbers.Integral, "a whole number"), "float": (numbers.Real, "a finite number"),
-            "bool": (bool, "True or False"), "str": (str, "a text")}.get(kind, (numbers.Real, "finite numbers"))
-        for v in value if kind.startswith("tuple") and isinstance(value, tuple | list) else (value,):
-            infinite = isinstance(v, numbers.Real) and not math.isfinite(v)
-            if not isinstance(v, wanted) or isinstance(v, bool) != (wanted is bool) or infinite:
+            "int": (numbers.Integral, "a whole number"), "bool": (bool, "True or False"), "str": (str, "a text"),
+        }.get(kind, (numbers.Real, "a tuple of finite numbers" if kind.startswith("tuple") else "a finite number"))
+        for v in value if kind.startswith("tuple") and isinstance(value, tuple | list) else [value]:
+            number = isinstance(v, numbers.Real) and not isinstance(v, bool) and math.isfinite(v)
+            if not isinstance(v, wanted) or (wanted in (numbers.Real, numbers.Integral) and not number) or (
+                    kind.startswith("tuple") and v is value):
                 raise ValueError(f"{field.name} is {value!r}: it must be {allowed}{', or None' if rest else ''}")
 
 

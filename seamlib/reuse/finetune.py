@@ -106,7 +106,7 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
             sum_loss, n = torch.zeros((), device=device), 0
             for x, y in map(pair, train):
                 x, y = x.to(device), y.to(device)
-                whole = _tried(model, x, y) if whole is None else whole
+                whole = _tried(model, x, y, training.precision) if whole is None else whole
                 if n == 0:
                     train_mode(model, whole)
                 if training.schedule == "cosine":
@@ -148,11 +148,14 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
     return model, history
 
 
-def _tried(model: nn.Module, x: Tensor, y: Tensor) -> bool:
+def _tried(model: nn.Module, x: Tensor, y: Tensor, precision: str) -> bool:
     """Try the first batch before any training, and lay weights out as it allows; what `takes_train_mode` says."""
     model.eval()
     with runtime.seeded(0, x.device), measuring():
+        checks.answer(model, x[:2])
         chosen(model, x, y)
+    if precision == "bf16":
+        checks.check_bf16(model, x[:2])
     lowering.channels_last(model, x[:2])
     return takes_train_mode(model, x)
 

@@ -111,7 +111,8 @@ def reuse(body: nn.Module, n_features: int, problem: Transfer, setting: Reuse, *
 
     `flip`, `size`: see data.batches. With `folder` each step is kept there under a key of everything that it depends
     on, and unfinished training goes on from its last epoch; `about` must then name problem and data (JSON values).
-    `on_epoch` gets the step's name and each epoch's dict. `body` is unchanged. Raises ValueError for a folder without
+    `on_epoch` gets the step's name and each epoch's dict. `body` is unchanged; all of its weights are trained, also
+    those without requires_grad. Raises ValueError for a folder without
     `about`; SearchStopped and TrainingStopped where a step cannot go on.
     """
     if folder is not None and not about:
@@ -141,6 +142,8 @@ class _Run:
                  on_epoch: Callable[[str, dict[str, float]], Any] | None):
         self.body = copy.deepcopy(sound(body)).to(device)
         self.body.eval()
+        for p in self.body.parameters():
+            p.requires_grad_(p.is_floating_point())
         self.n_features, self.problem, self.setting, self.device = n_features, problem, setting, device
         self.flip, self.size, self.folder, self.on_epoch = flip, size, folder, on_epoch
         self.about = {**(about or {}), "device": device.type, "flip": flip, "size": size}

@@ -48,11 +48,11 @@ def check_head(model: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> None:
         own = copy.deepcopy(head)
         own.eval()
         try:
-            answer = own(logits)
+            answers = own(logits)
         except (RuntimeError, IndexError, TypeError, ValueError) as e:
             raise ValueError(f"the head does not take what {type(model).__name__} returns, {list(logits.shape)}: "
                              f"{str(e).splitlines()[0]}; give one that does") from e
-        n = check_answer(answer, 1).shape[1]
+        n = check_answer(answers, 1).shape[1]
     if len(y) and int(y.min()) < 0:
         raise ValueError(f"train has an image of label {int(y.min())}: labels must be 0 or more")
     if len(y) and int(y.max()) >= n:
@@ -60,18 +60,39 @@ def check_head(model: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> None:
                          "give a head with an output for each label, from 0 on")
 
 
+def check_learns(head: nn.Module, without: bool) -> None:
+    """ValueError unless `head` has a weight to train, or the search does `without` epochs of the head alone."""
+    if not without and not any(p.requires_grad for p in head.parameters()):
+        raise ValueError("the head has no weight that can be trained, and there are epochs that train it alone: set "
+                         "requires_grad on one, or head_only_every to 0 and mask the model")
+
+
+def answer(model: nn.Module, x: Tensor) -> Tensor:
+    """What `model` says of images `x` [B, ...]; ValueError if it raises anything, or says it in another form."""
+    try:
+        z = model(x)
+    except Exception as e:  # whatever its forward raises
+        raise ValueError(f"{type(model).__name__} does not take {str(x.dtype).removeprefix('torch.')} images of shape "
+                         f"{list(x.shape)}: {(str(e) or repr(e)).splitlines()[0]}") from e
+    return check_answer(z, len(x))
+
+
 def check_answers(model: nn.Module, x: Tensor) -> None:
     """ValueError unless `model`, frozen and in eval mode, answers images `x` [B, ...] by its own parameters alone."""
-    model, what = copy.deepcopy(model), type(model).__name__
+    if answer(copy.deepcopy(model), x).requires_grad:
+        raise ValueError(f"{type(model).__name__} answers by weights that are not among its parameters, so no mask "
+                         "would reach them: hold layers in an nn.ModuleList, weights in an nn.Parameter, and bind no "
+                         "forward to another model")
+
+
+def check_bf16(model: nn.Module, x: Tensor) -> None:
+    """ValueError if `model` has an operation that cannot take images `x` [B, ...] in bf16."""
     try:
-        answer = model(x)
-    except Exception as e:  # whatever its forward raises
-        raise ValueError(f"{what} does not take {str(x.dtype).removeprefix('torch.')} images of shape {list(x.shape)}: "
-                         f"{(str(e) or repr(e)).splitlines()[0]}") from e
-    if check_answer(answer, len(x)).requires_grad:
-        raise ValueError(f"{what} answers by weights that are not among its parameters, so no mask would reach them: "
-                         "hold layers in an nn.ModuleList, weights in an nn.Parameter, and bind no forward to another "
-                         "model")
+        with measuring(), runtime.seeded(0, x.device), runtime.autocast(x.device, "bf16"):
+            model(x)
+    except RuntimeError as e:
+        raise ValueError(f"{type(model).__name__} has an operation that cannot run in bf16: {str(e).splitlines()[0]}; "
+                         "set precision to 'fp32'") from e
 
 
 def some_scores(weights: Iterable[tuple[str, Tensor]]) -> Masks:
@@ -94,19 +115,20 @@ def check_masks_reach(model: nn.Module, names: Iterable[str], x: Tensor) -> None
     weights = {name: own.get_parameter(name).requires_grad_() for name in scores}
     images = x.clone().requires_grad_(x.is_floating_point())  # without, some checkpointing gives no gradient at all
     with torch.backends.cudnn.flags(enabled=False):  # whose recurrent layers have no gradient in eval mode
-        for answer in (lambda: masked_call(model, scores, x), lambda: own(images)):
+        for call in (lambda: masked_call(model, scores, x), lambda: own(images)):
             with runtime.seeded(0, x.device):
-                z = answer()
+                z = call()
                 if z.requires_grad:
                     z.square().mean().backward()
     pairs = [(score.grad, None if weights[name].grad is None else
               (weights[name].grad * model.get_parameter(name)).clamp(-1, 1)) for name, score in scores.items()]
     if all(found is None for found, _ in pairs):
         raise ValueError(f"no gradient of what {what} returns reaches the weights that are to be masked: is it "
-                         "computed under no_grad, by a reentrant checkpoint (give use_reentrant=False), or by other weights?")
+                         "computed under no_grad, by a reentrant checkpoint (give use_reentrant=False), or by "
+                         "weights of another module?")
     if apart(pairs, OFF):
-        raise ValueError(f"the gradients of masks on {what} are not those of a masked copy: a part of it is computed "
-                         "anew in the backward pass; switch checkpointing off, or give it use_reentrant=False")
+        raise ValueError(f"the gradients of masks on {what} are not those of a masked copy: a part of it is "
+                         "computed anew in the backward pass; switch checkpointing off, or give it use_reentrant=False")
 
 
 def apart(pairs: Iterable[tuple[Tensor | None, Tensor | None]], tolerance: float) -> bool:

@@ -94,6 +94,7 @@ class Run:
         self.scores = new_scores(self.model, names)
         self.whole = True  # is in train mode, not its layers alone
         if example is not None:
+            checks.check_learns(self.head, bool(self.scores) and not search.head_only_every)
             checks.check_answers(self.model, example)
             checks.check_masks_reach(self.model, self.scores, example)
             self.whole = takes_train_mode(self.model, example)
@@ -101,6 +102,8 @@ class Run:
         self.norms = batch_norms(self.model) if search.norms != "frozen" else {}
         checks.check_names(self.scores, self.norms)
         self.trained, self.offsets = lowering.prepared(self.model, self.scores, self.search.precision, not self.norms)
+        if example is not None and self.search.precision == "bf16":
+            checks.check_bf16(self.trained, example)
         for norm in batch_norms(self.trained).values() if self.norms else ():  # running averages of half an epoch
             norm.momentum = min(0.1, max(0.01, 2 * search.epochs / steps))
         self.teacher: Predict | None = None
@@ -122,9 +125,6 @@ class Run:
         for group in groups:
             for p in group["params"]:
                 p.requires_grad_()
-        if not top["params"] and (not groups or self.search.head_only_every):
-            raise ValueError("the head has no weight that can be trained, and there are epochs that train the head "
-                             "alone: give requires_grad to a weight of it, or set head_only_every to 0 and mask some")
         self.alone = torch.optim.Adam([dict(top)], fused=True, capturable=cuda)
         self.both = torch.optim.Adam([*groups, dict(top)], fused=True, capturable=cuda) if groups else self.alone
         self.rent = torch.zeros((), device=self.device)  # alpha, for each score
