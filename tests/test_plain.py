@@ -70,7 +70,7 @@ def test_a_model_that_answers_otherwise_in_train_mode_is_searched_and_trained_as
     model, head = Manners(how).eval(), seamlib.new_head(5, 2)
     assert not takes_train_mode(model, X)
     inside, around = outcome(model.net, head), outcome(model, head)
-    assert around[0] == inside[0]
+    assert around[0] == [pytest.approx(e) for e in inside[0]]
     assert list(around[1].values()) == list(inside[1].values())
     training = seamlib.Training(lr=0.1, epochs=2)
     (a, history_a), (b, history_b) = (seamlib.finetune(m, DATA, training) for m in (model, model.net))
@@ -122,7 +122,7 @@ def test_train_and_eval_that_return_nothing_and_keep_a_layer_in_eval_mode():
             return self.net(x)
     model, head = Silent(), seamlib.new_head(5, 2)
     model.eval()
-    assert outcome(model, head)[0] == outcome(model.net, head)[0]
+    assert outcome(model, head)[0] == [pytest.approx(e) for e in outcome(model.net, head)[0]]
     tuned, _ = seamlib.finetune(model, DATA, seamlib.Training(epochs=1))
     assert torch.equal(tuned.net[1].running_mean, model.net[1].running_mean)  # as its own train() will have it
     assert not torch.equal(tuned.net[0].weight, model.net[0].weight)
@@ -153,7 +153,6 @@ def test_any_number_of_dimensions_and_order_of_memory(n, view):
     assert 0 < found.history[-1]["kept"] < 1
     assert found.module()(x).shape == (4, 2)
     assert len(seamlib.finetune(found.module(), data, seamlib.Training(epochs=1))[1]) == 1
-    pytest.importorskip("advertorch")
     assert seamlib.pgd(model, x, seamlib.attack("pixel", 1), F.cross_entropy, Y).shape == x.shape
 
 
@@ -216,6 +215,7 @@ def test_what_is_computed_anew_in_the_backward_pass_sees_the_masked_weights(buil
     assert outcome(model, head) == outcome(straight, head)
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_checkpoints_that_lose_the_gradient_are_refused():
     with pytest.raises(ValueError, match="gradients of masks on Recomputed are not those .*use_reentrant"):
         outcome(Recomputed(use_reentrant=True), seamlib.new_head(5, 2))

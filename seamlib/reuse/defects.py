@@ -20,6 +20,7 @@ from ..search import lowering
 
 PER_SEED = 100003  # seeds of their own for so many batches
 TARGET = 1000.0  # what the attack pushes the first feature to; the others to 0
+ROUNDED = 1e-4  # so far resized images may leave [0, 1]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -77,7 +78,7 @@ def pgd(predict: nn.Module, x: Tensor, attack: Attack, loss: Loss, target: Tenso
     result may leave [0, 1]. `predict` is unchanged; it must be in eval mode. Raises ImportError where advertorch is not
     installed.
     """
-    if not (x.is_floating_point() and 0 <= float(x.min()) <= float(x.max()) <= 1):
+    if not (x.is_floating_point() and -ROUNDED <= float(x.min()) <= float(x.max()) <= 1 + ROUNDED):
         raise ValueError(f"images are {str(x.dtype).removeprefix('torch.')} from {float(x.min()):g} to "
                          f"{float(x.max()):g}: they must be real numbers in [0, 1]; divide bytes by 255")
     inner = copy.deepcopy(plain(predict)).requires_grad_(False)

@@ -120,8 +120,8 @@ def check_masks_reach(model: nn.Module, names: Iterable[str], x: Tensor) -> None
                 z = call()
                 if z.requires_grad:
                     z.square().mean().backward()
-    pairs = [(score.grad, None if weights[name].grad is None else
-              (weights[name].grad * model.get_parameter(name)).clamp(-1, 1)) for name, score in scores.items()]
+    pairs = [(score.grad, None if (grad := weights[name].grad) is None else
+              (grad * model.get_parameter(name)).clamp(-1, 1)) for name, score in scores.items()]
     if all(found is None for found, _ in pairs):
         raise ValueError(f"no gradient of what {what} returns reaches the weights that are to be masked: is it "
                          "computed under no_grad, by a reentrant checkpoint (give use_reentrant=False), or by "

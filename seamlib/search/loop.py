@@ -88,7 +88,7 @@ class Run:
         self.done, self.all_steps = 0, steps
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.model.eval()
-        example = None if example is None else example.to(self.device)
+        example = None if example is None else example.detach().to(self.device)
         lowering.channels_last(self.model, example)
         self.head = copy.deepcopy(head).to(self.device)
         self.scores = new_scores(self.model, names)

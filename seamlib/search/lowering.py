@@ -119,7 +119,7 @@ def lower(model: nn.Module) -> None:
             layer.register_forward_pre_hook(_lower_input, with_kwargs=True)
     for module in model.modules():
         if isinstance(module, nn.RNNBase):  # which not every CPU has in bf16
-            module.forward = functools.partial(_in_its_own_precision, module, module.forward)  # type: ignore
+            module.forward = functools.partial(_in_its_own_precision, module, module.forward)
 
 
 def _lower_input(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
@@ -128,7 +128,8 @@ def _lower_input(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any])
 
 
 def _in_its_own_precision(layer: nn.RNNBase, forward: Callable[..., Any], x: Any, hx: Any = None) -> Any:
-    dtype = layer.weight_ih_l0.dtype
+    weight = next(layer.parameters())
+    dtype = weight.dtype
     hx = tuple(h.to(dtype) for h in hx) if isinstance(hx, tuple) else hx if hx is None else hx.to(dtype)
-    with torch.autocast(layer.weight_ih_l0.device.type, enabled=False):
+    with torch.autocast(weight.device.type, enabled=False):
         return forward(x.to(dtype), hx)
