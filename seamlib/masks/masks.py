@@ -90,7 +90,7 @@ def call_with(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Ten
 
     def put(ours: bool) -> None:
         for where, key, own, new in places:
-            where[key] = new if ours else own
+            where[key] = new if ours else own  # type: ignore[assignment]
 
     def backward_begins(_: Tensor) -> None:
         put(ours=True)
