@@ -98,7 +98,7 @@ def call_with(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Ten
         def over() -> None:
             """Let go of by autograd when the pass is over, also by an error."""
         weakref.finalize(over, put, ours=False)
-        torch.autograd.Variable._execution_engine.queue_callback(over)  # type: ignore[attr-defined]
+        torch.autograd.Variable._execution_engine.queue_callback(over)
     put(ours=True)
     try:
         z = model(x)

@@ -6,6 +6,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
 
 from seamlib import evaluate
 from seamlib.search import Search, SearchStopped, many, reengineer
@@ -153,7 +154,8 @@ class Around(nn.Module):
     lambda: Around(lambda f, x: checkpoint(f, x, use_reentrant=False)),
     lambda: Around(lambda f, x: f(x) if x.mean() > 0.5 else 2 * f(x)),
     lambda: torchvision.models.SwinTransformer([2, 2], 8, [2], [2], [2, 2], num_classes=3, stochastic_depth_prob=0.0),
-], ids=["lstm", "gru", "keyword", "checkpoint", "branch", "swin"])
+    lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 6), StochasticDepth(0.5, "row"), nn.Linear(6, 3)),
+], ids=["lstm", "gru", "keyword", "checkpoint", "branch", "swin", "stochastic depth"])
 def test_a_model_that_cannot_be_stacked_is_searched_problem_by_problem(build, precision, three, bf16):
     model, (heads, trains, vals) = build().eval(), three
     if isinstance(model, torchvision.models.SwinTransformer):
