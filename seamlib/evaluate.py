@@ -27,13 +27,59 @@ def measuring() -> Iterator[None]:
         yield
 
 
+def pair(batch: object) -> Batch:
+    """(images [B, ...], labels int64 [B]) of a batch; ValueError, with the cure, for anything else."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        what = f"{type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, tuple | list) else "")
+        raise ValueError(f"a batch is a {what}: it must be a pair, (images, labels)")
+    for what, t in zip(("images", "labels"), batch, strict=True):
+        if not isinstance(t, Tensor):
+            raise ValueError(f"the {what} of a batch are a {type(t).__name__}: they must be one tensor; wrap the model "
+                             "in a module that takes one, or stack them")
+    x, y = batch
+    if y.dim() != 1 or x.dim() == 0 or len(y) != len(x):
+        raise ValueError(f"a batch has labels of shape {list(y.shape)} for images of shape {list(x.shape)}: labels "
+                         "must be [B], one for each image; a column [B, 1] becomes that by labels.flatten()")
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise ValueError(f"labels are {str(y.dtype).removeprefix('torch.')}: they must be whole numbers from 0 on; "
+                         "convert them by labels.long()")
+    return x, y.long()
+
+
+def check_answer(answer: object, n: int) -> Tensor:
+    """`answer`, which a model gave to `n` images; ValueError unless it is a tensor [n, outputs] without a NaN."""
+    if not isinstance(answer, Tensor):
+        raise ValueError(f"the model returns a {type(answer).__name__}: it must return one tensor [B, outputs]; wrap "
+                         "it in a module that does")
+    if answer.dim() != 2 or len(answer) != n or answer.shape[1] == 0:
+        raise ValueError(f"the model returns {list(answer.shape)} for {n} image{'s' * (n > 1)}: it must be "
+                         "[B, outputs]; wrap it in a module that returns that")
+    if answer.isnan().any():
+        raise ValueError("the model returns NaN: look for it in the images, in the weights and in the running averages "
+                         "of its norms")
+    return answer
+
+
+def chosen(predict: Predict, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """(The arg max of `predict(x)`, `y` on its device), both [B].
+
+    Raises ValueError for an answer that is not [B, outputs] or has a NaN, and for a label without an output.
+    """
+    answer = check_answer(predict(x), len(x))
+    y = y.to(answer.device)
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < answer.shape[1]:
+        raise ValueError(f"there are labels from {int(y.min())} to {int(y.max())}, and {answer.shape[1]} outputs: "
+                         "labels must be 0 or more, and below the number of outputs")
+    return answer.argmax(1), y
+
+
 def count_right(predict: Predict, batches: Iterable[Batch]) -> tuple[int, int]:
     """(samples whose label is the arg max of `predict(x)`, samples), in full fp32; ValueError if there is none."""
     right = total = 0
     with measuring():
-        for x, y in batches:
-            found = predict(x).argmax(1)
-            right += int((found == y.to(found.device)).sum())
+        for x, y in map(pair, batches):
+            found, y = chosen(predict, x, y)
+            right += int((found == y).sum())
             total += len(y)
     if total == 0:
         raise ValueError("no sample to measure accuracy on: the batches are empty")
@@ -44,7 +90,8 @@ def accuracy(predict: Predict, batches: Iterable[Batch]) -> float:
     """Share of samples, in [0, 1], whose label is the arg max of `predict(x)`.
 
     `predict` maps images [B, ...] to outputs [B, n] and must already be in eval mode; `batches` yields (images,
-    labels [B]). Raises ValueError if there is no sample.
+    whole numbers [B]). Raises ValueError if there is no sample, for labels or outputs of another shape, labels without
+    an output, and outputs that are NaN.
     """
     right, total = count_right(predict, batches)
     return right / total
@@ -57,7 +104,10 @@ class Restrict(nn.Module):
 
     def __init__(self, classes: Sequence[int]):
         super().__init__()
-        self.register_buffer("classes", torch.tensor(list(classes)))
+        classes = list(classes)
+        if not classes or len(set(classes)) < len(classes) or not all(c >= 0 and c == int(c) for c in classes):
+            raise ValueError(f"classes are {classes}: they must be one or more whole numbers from 0 on, each once")
+        self.register_buffer("classes", torch.tensor(classes))
 
     def forward(self, logits: Tensor) -> Tensor:
         return logits[:, self.classes.to(logits.device)]
@@ -86,6 +136,8 @@ class OneVsRest(nn.Module):
 
     def __init__(self, target: int):
         super().__init__()
+        if target < 0 or target != int(target):
+            raise ValueError(f"target is {target}: it must be a whole number from 0 on, of a class")
         self.register_buffer("target", torch.tensor(target))
 
     def forward(self, logits: Tensor) -> Tensor:
@@ -165,7 +217,7 @@ def probe(model: Predict, train: Iterable[Batch], test: Iterable[Batch]) -> floa
     from sklearn.linear_model import LogisticRegression  # a second to import
 
     def outputs(batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-        parts = [(model(x).relu().cpu(), y.cpu()) for x, y in batches]
+        parts = [(check_answer(model(x), len(x)).relu().cpu(), y.cpu()) for x, y in map(pair, batches)]
         return torch.cat([z for z, _ in parts]), torch.cat([y for _, y in parts])
     with measuring():
         (x, y), (x_test, y_test) = outputs(train), outputs(test)

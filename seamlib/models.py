@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .plain import plain
 from .records import runtime
 
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # mean and deviation of each channel, in [0, 1]
@@ -254,8 +255,11 @@ def new_head(n_in: int, n_out: int, classes: Sequence[int] = ()) -> nn.Module:
     """The head of direct reuse: ReLU and Linear(n_in, n_out), after all of the source model (SeaM, section 3.2).
 
     Its weights are random (the paper's). With `classes`, one source class for each of the `n_out` labels, they begin
-    as the restricted original: label j reads the source model's output classes[j], and no other.
+    as the restricted original: label j reads the source model's output classes[j], and no other. Raises ValueError if
+    they are not so many, or not among the outputs.
     """
+    if classes and (len(classes) != n_out or not all(0 <= c < n_in for c in classes)):
+        raise ValueError(f"classes are {list(classes)}: there must be {n_out}, one a label, from 0 to {n_in - 1}")
     linear = nn.Linear(n_in, n_out)
     if classes:
         with torch.no_grad():
@@ -269,7 +273,7 @@ def split(model: nn.Module) -> tuple[nn.Module, int]:
 
     Last in order of definition, as in every model of this module. Raises ValueError if there is no linear layer.
     """
-    body = copy.deepcopy(model)
+    body = copy.deepcopy(plain(model))
     linear = [(name, m) for name, m in body.named_modules() if isinstance(m, nn.Linear)]
     if not linear:
         raise ValueError(f"{type(model).__name__} has no linear layer: there is no output layer to take off")

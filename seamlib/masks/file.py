@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from ..plain import plain
 from ..records import runtime
 from .masks import Masks, check_shapes
 from .norms import Norms
@@ -122,6 +123,7 @@ def load_masks(path: Path | str, model: nn.Module | None = None) -> MaskFile:
     if not whole:
         raise ValueError(f"{path} was edited: its content does not have the digest it states; make it again")
     if model is not None:
+        model = plain(model)
         parameters = {n: tuple(p.shape) for n, p in model.named_parameters()}
         check_shapes({n: tuple(s) for n, s in meta["shapes"].items()}, parameters)
         if (these := runtime.digest(model.state_dict())) != found.weights:

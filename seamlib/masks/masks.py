@@ -6,12 +6,14 @@ The module itself is never changed: its weights are replaced for the length of o
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+
+from ..plain import plain
 
 Masks = dict[str, Tensor]
 NORMS: tuple[type[nn.Module], ...] = (
@@ -22,8 +24,11 @@ NORMS: tuple[type[nn.Module], ...] = (
 def maskable(model: nn.Module, skip: tuple[type[nn.Module], ...] = NORMS) -> list[str]:
     """Names of the parameters that masks cover: all but those of the module types in `skip`.
 
-    Tied weights appear once, under the name that `model.named_parameters()` gives them.
+    Tied weights appear once, under the name that `model.named_parameters()` gives them. Here and below a model may be
+    wrapped by DataParallel or torch.compile: names are those of what is inside. Raises ValueError for a model whose
+    weights are not parameters of its own (see `plain.plain`).
     """
+    model = plain(model)
     skipped = {id(p) for m in model.modules() if isinstance(m, skip) for p in m.parameters(recurse=False)}
     return [name for name, p in model.named_parameters() if id(p) not in skipped and p.is_floating_point()]
 
@@ -34,6 +39,9 @@ def new_scores(model: nn.Module, names: Iterable[str] | None = None) -> Masks:
     names = maskable(model) if names is None else list(names)
     if unknown := [n for n in names if n not in parameters]:
         raise ValueError(f"no parameter called {unknown[0]!r} in {type(model).__name__}: see model.named_parameters()")
+    if counts := [n for n in names if not parameters[n].is_floating_point()]:
+        raise ValueError(f"the parameter {counts[0]!r} is {str(parameters[counts[0]].dtype).removeprefix('torch.')}, "
+                         "which has no gradient: leave it out of the names")
     return {n: torch.ones_like(parameters[n]).requires_grad_() for n in names}
 
 
@@ -61,21 +69,44 @@ def masked_call(model: nn.Module, scores: Mapping[str, Tensor], x: Tensor,
     """`model(x)` with each weight named in `scores` kept where its score is above 0, else zero.
 
     Differentiable in the scores (straight through); `model` and its weights are neither changed nor differentiated.
-    `offsets` are added to the masked weights of their names (see `structure.fold.fold_norms`).
+    `offsets` are added to the masked weights of their names (see `structure.fold.fold_norms`). Raises ValueError for
+    scores of another architecture.
     """
-    weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    model = plain(model)
+    parameters = dict(model.named_parameters())
+    check_shapes({n: tuple(s.shape) for n, s in scores.items()}, {n: tuple(p.shape) for n, p in parameters.items()})
+    weights = {name: p.detach() for name, p in parameters.items() if p.requires_grad}
     return call_with(model, weights | masked_weights(model, scores, offsets), x)
 
 
 def call_with(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """`model(x)` with `weights`, by parameter name, in place of its own, wherever a tied one is used."""
-    parameters = dict(model.named_parameters())
-    places: dict[int, list[str]] = {}  # of each parameter, once a module, whatever names the module has
-    for owner, module in model.named_modules():
-        for name, p in module._parameters.items():
-            places.setdefault(id(p), []).append(f"{owner}.{name}" if owner else name)
-    everywhere = {place: t for name, t in weights.items() for place in places[id(parameters[name])]}
-    return functional_call(model, everywhere, (x,), tie_weights=False)
+    """`model(x)` with `weights`, by parameter name, in place of its own, wherever a tied one is used.
+
+    They are in place again for the length of a backward pass, in which layers may be computed anew (checkpointing).
+    """
+    given = {id(model.get_parameter(name)): t for name, t in weights.items()}
+    places = [(m._parameters, key, p, given[id(p)]) for m in model.modules() for key, p in m._parameters.items()
+              if id(p) in given]
+
+    def put(ours: bool) -> None:
+        for where, key, own, new in places:
+            where[key] = new if ours else own  # type: ignore[assignment]
+
+    def backward_begins(_: Tensor) -> None:
+        put(ours=True)
+
+        def over() -> None:
+            """Let go of by autograd when the pass is over, also by an error."""
+        weakref.finalize(over, put, ours=False)
+        torch.autograd.Variable._execution_engine.queue_callback(over)
+    put(ours=True)
+    try:
+        z = model(x)
+    finally:
+        put(ours=False)
+    if isinstance(z, Tensor) and z.requires_grad:
+        z.register_hook(backward_begins)
+    return z
 
 
 def masked_weights(model: nn.Module, scores: Mapping[str, Tensor],
@@ -102,11 +133,15 @@ def shuffled(masks: Mapping[str, Tensor], seed: int) -> Masks:
 
 
 def drawn(model: nn.Module, removed: float, seed: int) -> Masks:
-    """Random masks of `model` without the share `removed`, in [0, 1], of every layer, rounded: a control."""
-    full = {name: torch.ones_like(model.get_parameter(name), dtype=torch.bool) for name in maskable(model)}
-    for mask in full.values():
-        mask.view(-1)[:round(removed * mask.numel())] = False
-    return shuffled(full, seed)
+    """Random masks of `model` without the share `removed`, in [0, 1], of every layer, rounded: a control.
+
+    Raises ValueError for another share.
+    """
+    if not 0 <= removed <= 1:
+        raise ValueError(f"removed is {removed}: it must be in [0, 1]")
+    weights = {name: plain(model).get_parameter(name) for name in maskable(model)}
+    return shuffled({name: (torch.arange(w.numel(), device=w.device) >= round(removed * w.numel())).reshape(w.shape)
+                     for name, w in weights.items()}, seed)
 
 
 def largest(model: nn.Module, masks: Mapping[str, Tensor]) -> Masks:
@@ -115,8 +150,7 @@ def largest(model: nn.Module, masks: Mapping[str, Tensor]) -> Masks:
     As many entries of each of `masks` are True as before, where `model`'s weight has the highest absolute value.
     Raises ValueError for masks of another architecture.
     """
-    parameters, found = dict(model.named_parameters()), {}
-    check_shapes({n: tuple(m.shape) for n, m in masks.items()}, {n: tuple(p.shape) for n, p in parameters.items()})
+    parameters, found = check_masks(model, masks), {}
     for name, m in masks.items():
         weight = parameters[name].detach().abs().reshape(-1)
         kept = torch.zeros_like(weight, dtype=torch.bool)
@@ -125,13 +159,25 @@ def largest(model: nn.Module, masks: Mapping[str, Tensor]) -> Masks:
 
 
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
-    """Burn `masks` into `model`, in place: every weight outside its mask becomes exactly 0. Returns `model`."""
-    parameters = dict(model.named_parameters())
-    check_shapes({n: tuple(m.shape) for n, m in masks.items()}, {n: tuple(p.shape) for n, p in parameters.items()})
+    """Burn `masks` into `model`, in place: every weight outside its mask becomes exactly 0. Returns `model`.
+
+    Raises ValueError for masks that are not boolean or belong to another architecture.
+    """
+    parameters = check_masks(model, masks)
     with torch.no_grad():
         for name, mask in masks.items():
             parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
     return model
+
+
+def check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
+    """The parameters of `model` by name; ValueError unless `masks` are boolean, each in the shape of one of them."""
+    parameters = dict(plain(model).named_parameters())
+    check_shapes({n: tuple(m.shape) for n, m in masks.items()}, {n: tuple(p.shape) for n, p in parameters.items()})
+    if other := [n for n, m in masks.items() if m.dtype != torch.bool]:
+        raise ValueError(f"the mask of {other[0]!r} is {str(masks[other[0]].dtype).removeprefix('torch.')}: it must be "
+                         "boolean, True where the weight is kept; of scores, `binarize` makes masks")
+    return parameters
 
 
 def check_shapes(masks: Mapping[str, tuple[int, ...]], parameters: Mapping[str, tuple[int, ...]]) -> None:

@@ -55,8 +55,8 @@ def apply_norms(model: nn.Module, norms: Mapping[str, Tensor]) -> nn.Module:
         if norm is None or shapes != 2 * [tuple(norm.running_var.shape)]:  # type: ignore[union-attr]
             raise ValueError(f"the norms have {name!r} with scale and shift of shapes {shapes}, which this model does "
                              "not: they belong to another architecture")
-        like = norm.running_var
-        norm.weight = nn.Parameter(norms[f"{name}.scale"].to(like, copy=True), requires_grad=False)
-        norm.bias = nn.Parameter(norms[f"{name}.shift"].to(like, copy=True), requires_grad=False)
+        like, trained = norm.running_var, norm.weight is None or norm.weight.requires_grad
+        norm.weight = nn.Parameter(norms[f"{name}.scale"].to(like, copy=True), requires_grad=trained)
+        norm.bias = nn.Parameter(norms[f"{name}.shift"].to(like, copy=True), requires_grad=trained)
         norm.running_mean, norm.running_var = torch.zeros_like(like), torch.full_like(like, 1 - norm.eps)  # type: ignore
     return model

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import hashlib
+import math
+import numbers
 import os
 import platform
 import subprocess
@@ -101,6 +104,25 @@ def check_choice(what: str, value: str, allowed: tuple[str, ...] | list[str]) ->
         raise ValueError(f"unknown {what} {value!r}: allowed are {', '.join(allowed)}")
 
 
+def check_types(parameters: Any) -> None:
+    """ValueError, by name, for a field of a dataclass that is not of its declared type, or not a finite number.
+
+    Declared are `int`, `float` (a whole number is one too), `bool`, `str`, `tuple[float, ...]`, and each `| None`.
+    """
+    for field in dataclasses.fields(parameters):
+        value, (kind, *rest) = getattr(parameters, field.name), str(field.type).split(" | ")
+        if value is None and rest:
+            continue
+        wanted, allowed = {
+            "int": (numbers.Integral, "a whole number"), "bool": (bool, "True or False"), "str": (str, "a text"),
+        }.get(kind, (numbers.Real, "a tuple of finite numbers" if kind.startswith("tuple") else "a finite number"))
+        for v in value if kind.startswith("tuple") and isinstance(value, tuple | list) else [value]:
+            number = isinstance(v, numbers.Real) and not isinstance(v, bool) and math.isfinite(v)
+            if not isinstance(v, wanted) or (wanted in (numbers.Real, numbers.Integral) and not number) or (
+                    kind.startswith("tuple") and v is value):
+                raise ValueError(f"{field.name} is {value!r}: it must be {allowed}{', or None' if rest else ''}")
+
+
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 (64 hex digits) over names, dtypes, shapes and bytes of `tensors` in sorted order.
 
@@ -109,7 +131,7 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     import torch
 
     h = hashlib.sha256()
-    for name in sorted(tensors):
+    for name in sorted(n for n, t in tensors.items() if isinstance(t, torch.Tensor)):  # some models keep more
         t = tensors[name].detach().cpu().contiguous()
         h.update(f"{name}|{str(t.dtype).removeprefix('torch.')}|{tuple(t.shape)}|".encode())
         h.update(t.reshape(-1).view(torch.uint8).numpy().tobytes())

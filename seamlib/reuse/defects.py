@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..evaluate import Batch, Predict, accuracy, measuring
+from ..evaluate import Batch, Predict, accuracy, chosen, measuring, pair
+from ..plain import plain
 from ..records import cache, runtime
+from ..search import lowering
 
 PER_SEED = 100003  # seeds of their own for so many batches
 TARGET = 1000.0  # what the attack pushes the first feature to; the others to 0
+ROUNDED = 1e-4  # so far resized images may leave [0, 1]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -30,7 +33,16 @@ class Attack:
     step: float  #: change of a value in one iteration
     low: float  #: smallest value that may come out
     high: float  #: largest
-    iterations: int = 40
+    iterations: int = 40  #: steps, >= 1
+
+    def __post_init__(self) -> None:
+        runtime.check_types(self)
+        for name, ok, allowed in (
+            ("eps", self.eps > 0, "above 0"), ("step", self.step > 0, "above 0"),
+            ("high", self.high > self.low, f"above low, {self.low}"), ("iterations", self.iterations >= 1, "1 or more"),
+        ):
+            if not ok:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be {allowed}")
 
 
 ATTACKS = {
@@ -45,10 +57,6 @@ def attack(name: str, iterations: int = 40, eps: float | None = None) -> Attack:
     A step is a tenth of eps.
     """
     runtime.check_choice("attack", name, tuple(ATTACKS))
-    if iterations < 1:
-        raise ValueError(f"iterations is {iterations}: it must be 1 or more")
-    if eps is not None and not eps > 0:
-        raise ValueError(f"eps is {eps}: it must be above 0")
     eps = ATTACKS[name].eps if eps is None else eps
     return replace(ATTACKS[name], iterations=iterations, eps=eps, step=eps / 10)
 
@@ -65,12 +73,16 @@ def feature_loss(features: Tensor, target: Tensor) -> Tensor:
 def pgd(predict: nn.Module, x: Tensor, attack: Attack, loss: Loss, target: Tensor, seed: int = 0) -> Tensor:
     """Images near `x` that raise `loss(predict(images), target)`, found by advertorch from a random start.
 
-    `x` [B, C, H, W] in [0, 1]; the result has its shape and unit. With `attack.normalised`, `predict` must have a
-    module `normalise`, else ValueError; the ball and its bounds are then in what that hands on, so the result may leave
-    [0, 1]. `predict` is unchanged; it must be in eval mode. Raises ImportError where advertorch is not installed.
+    `x` [B, C, H, W] in [0, 1], else ValueError; the result has its shape and unit. With `attack.normalised`, `predict`
+    must have a module `normalise`, else ValueError; the ball and its bounds are then in what that hands on, so the
+    result may leave [0, 1]. `predict` is unchanged; it must be in eval mode. Raises ImportError where advertorch is not
+    installed.
     """
-    inner = copy.deepcopy(predict).requires_grad_(False).to(  # type: ignore[call-overload]
-        memory_format=torch.channels_last)
+    if not (x.is_floating_point() and -ROUNDED <= float(x.min()) <= float(x.max()) <= 1 + ROUNDED):
+        raise ValueError(f"images are {str(x.dtype).removeprefix('torch.')} from {float(x.min()):g} to "
+                         f"{float(x.max()):g}: they must be real numbers in [0, 1]; divide bytes by 255")
+    inner = copy.deepcopy(plain(predict)).requires_grad_(False)
+    lowering.channels_last(inner, x[:1])
     mean, std = _units(inner, attack)
     if attack.normalised:
         inner.get_submodule(_normalise(inner)).forward = nn.Identity().forward
@@ -134,12 +146,13 @@ def inheritance(student: Predict, batches: Iterable[Batch], changed: Iterable[Te
     """The defect inheritance rate: of the images that `student` has right, the share it has wrong once changed.
 
     `changed` yields, for each batch of `batches`, its images as an attack on another model left them (`crafted`).
-    Raises ValueError if there is no image, or not as many batches of both. (SeaM, third research question)
+    Raises ValueError if there is no image, not as many batches of both, and what `accuracy` raises. (SeaM, third
+    research question)
     """
     right = lost = fooled = n = 0
     with measuring():
-        for (x, y), other in zip(batches, changed, strict=True):
-            before, after = student(x).argmax(1) == y, student(other).argmax(1) == y
+        for (x, y), other in zip(map(pair, batches), changed, strict=True):
+            before, after = (found == wanted for found, wanted in (chosen(student, t, y) for t in (x, other)))
             right, n = right + int(before.sum()), n + len(y)
             lost, fooled = lost + int((before & ~after).sum()), fooled + int(after.sum())
     if n == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..evaluate import Batch, Loader, accuracy
+from ..evaluate import Batch, Loader, accuracy, chosen, measuring, pair
+from ..masks.masks import apply_masks
+from ..plain import sound, takes_train_mode, train_mode
 from ..records import cache, runtime
+from ..search import checks, lowering
 
 SCHEDULES = ("constant", "cosine")
 OUTPUT = "output."  # parameters of the output layer begin with it, see models.student
@@ -38,6 +41,7 @@ class Training:
     seed: int = 0  #: of dropout; batches and first weights have their own
 
     def __post_init__(self) -> None:
+        runtime.check_types(self)
         alone = self.lr_output is not None and self.lr_output > 0
         for name, value, ok, allowed in (
             ("lr", self.lr, self.lr > 0 or (self.lr == 0 and alone), "above 0, or 0 with lr_output above 0"),
@@ -63,36 +67,48 @@ class TrainingStopped(RuntimeError):
 
 
 def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[Batch] | None = None, *,
-             on_epoch: Callable[[dict[str, float]], Any] | None = None,
+             hold: Mapping[str, Tensor] | None = None, on_epoch: Callable[[dict[str, float]], Any] | None = None,
              checkpoint: Path | str | None = None) -> tuple[nn.Module, History]:
     """Train a copy of `model`; return it in eval mode, with the history (epoch, loss, and accuracy if `val`).
 
     With `val` the first epoch of highest accuracy on it is returned, without it the last epoch. `model` is unchanged.
-    `train` and `val` yield (images [B, ...], labels [B]). `checkpoint`: a file that holds the state after each epoch;
+    `train` and `val` yield (images [B, ...], labels [B]). Weights without requires_grad stay as they are, and those
+    outside the masks `hold` (boolean, by the names of `model`'s parameters) are zero from the first step to the last;
+    without it they are free to grow again. `checkpoint`: a file that holds the state after each epoch;
     if it is there, training goes on from it and ends with the same weights. Whoever gives it also removes it, and sees
     to it that it is given for the same model and batches. Raises ValueError if there is nothing to train or the
     checkpoint is of other parameters, TrainingStopped, with the epoch and the last good model, if the loss is not
     finite.
     """
+    checks.check_length(train)
+    if val is not None:
+        checks.first("val", val)
+    model = copy.deepcopy(sound(model))
     device = next(model.parameters()).device
     training = dataclasses.replace(training, precision=runtime.precision(training.precision, device))
-    model = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    apply_masks(model, hold or {})
+    held = [(model.get_parameter(name), ~mask.to(device)) for name, mask in (hold or {}).items()]
+    trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = _optimiser(model, training)
     rates = [group["lr"] for group in optimiser.param_groups]
     steps, step = training.epochs * len(train), 0
     history: History = []
     best, best_state, good = -1.0, None, None
+    whole: bool | None = None  # not known before the first batch
     with runtime.seeded(training.seed, device):
         if checkpoint is not None and (stored := cache.read(checkpoint)):
             history, best_state = _restore(stored, training, model, optimiser, train, device)
-            step, good = len(history) * len(train), copy.deepcopy(model).eval()
+            step, good = len(history) * len(train), copy.deepcopy(model.state_dict())
             best = max((e["accuracy"] for e in history if "accuracy" in e), default=best)
         for epoch in range(len(history), training.epochs):
             if _waited(history, training.patience):
                 break
-            model.train()
             sum_loss, n = torch.zeros((), device=device), 0
-            for x, y in train:
+            for x, y in map(pair, train):
+                x, y = x.to(device), y.to(device)
+                whole = _tried(model, x, y, training.precision) if whole is None else whole
+                if n == 0:
+                    train_mode(model, whole)
                 if training.schedule == "cosine":
                     for group, rate in zip(optimiser.param_groups, rates, strict=True):
                         group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
@@ -101,18 +117,23 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
+                with torch.no_grad():
+                    for p, out in held:
+                        p.masked_fill_(out, 0.0)
                 sum_loss += loss.detach() * len(y)
                 n, step = n + len(y), step + 1
             record = {"epoch": float(epoch), "loss": float(sum_loss) / n}
-            if not math.isfinite(record["loss"]):
-                problem = f"the loss is {record['loss']} at epoch {epoch}: lower lr, now {training.lr}"
-                raise TrainingStopped(problem, good)
             model.eval()
-            good = copy.deepcopy(model)
+            if not math.isfinite(record["loss"]):
+                if good is not None:
+                    model.load_state_dict(good)
+                raise TrainingStopped(f"the loss is {record['loss']} at epoch {epoch}: lower lr, now {training.lr}",
+                                      None if good is None else model)
+            good = copy.deepcopy(model.state_dict())
             if val is not None:
                 record["accuracy"] = accuracy(model, val)
                 if record["accuracy"] > best:
-                    best, best_state = record["accuracy"], copy.deepcopy(model.state_dict())
+                    best, best_state = record["accuracy"], good
             history.append(record)
             if checkpoint is not None:
                 _save(checkpoint, training, model, optimiser, train, device, history, best_state)
@@ -120,8 +141,23 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
                 on_epoch(record)
     if best_state is not None:
         model.load_state_dict(best_state)
-    model = model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return model.requires_grad_(True).eval(), history
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    for p in trained:
+        p.requires_grad_()
+    model.eval()
+    return model, history
+
+
+def _tried(model: nn.Module, x: Tensor, y: Tensor, precision: str) -> bool:
+    """Try the first batch before any training, and lay weights out as it allows; what `takes_train_mode` says."""
+    model.eval()
+    with runtime.seeded(0, x.device), measuring():
+        checks.answer(model, x[:2])
+        chosen(model, x, y)
+    if precision == "bf16":
+        checks.check_bf16(model, x[:2])
+    lowering.channels_last(model, x[:2])
+    return takes_train_mode(model, x)
 
 
 def _optimiser(model: nn.Module, training: Training) -> torch.optim.SGD:
@@ -130,13 +166,18 @@ def _optimiser(model: nn.Module, training: Training) -> torch.optim.SGD:
     if training.lr_output is not None and not own:
         raise ValueError(f"lr_output is {training.lr_output}, but no parameter is called {OUTPUT}*: make the model "
                          "with models.student, or leave lr_output at None")
-    body = [p for name, p in model.named_parameters() if name not in own]
-    for p in body:
-        p.requires_grad_(training.lr > 0)
+    body = [p for name, p in model.named_parameters() if name not in own and p.requires_grad]
+    if training.lr == 0:
+        for p in body:
+            p.requires_grad_(False)
     lr_output = training.lr if training.lr_output is None else training.lr_output
-    groups = [{"params": body, "lr": training.lr}] if training.lr > 0 else []
-    groups += [{"params": list(own.values()), "lr": lr_output}] if own else []
-    return torch.optim.SGD(groups, momentum=training.momentum, weight_decay=training.weight_decay)
+    groups = [{"params": [p for p in params if p.requires_grad], "lr": lr}
+              for params, lr in ((body, training.lr), (own.values(), lr_output))]
+    if not any(group["params"] for group in groups):
+        raise ValueError("there is no weight to train: all that have a rate have requires_grad=False; set it to True "
+                         "on those that are to learn")
+    return torch.optim.SGD([group for group in groups if group["params"]], momentum=training.momentum,
+                           weight_decay=training.weight_decay)
 
 
 def _waited(history: History, patience: int) -> bool:

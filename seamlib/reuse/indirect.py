@@ -15,6 +15,7 @@ from torch import nn
 
 from .. import models
 from ..masks.masks import Masks, apply_masks, drawn
+from ..plain import sound
 from ..problems import data, stream
 from ..problems.tasks import Transfer
 from ..records import cache, runtime
@@ -52,6 +53,7 @@ class Reuse:
     seed: int = 0  #: draws new layers, the order, the crops and dropout
 
     def __post_init__(self) -> None:
+        runtime.check_types(self)
         runtime.check_choice("method", self.method, METHODS)
         if not 0 <= self.prune_threshold <= 1:
             raise ValueError(f"prune_threshold is {self.prune_threshold}: it must be in [0, 1]")
@@ -109,7 +111,8 @@ def reuse(body: nn.Module, n_features: int, problem: Transfer, setting: Reuse, *
 
     `flip`, `size`: see data.batches. With `folder` each step is kept there under a key of everything that it depends
     on, and unfinished training goes on from its last epoch; `about` must then name problem and data (JSON values).
-    `on_epoch` gets the step's name and each epoch's dict. `body` is unchanged. Raises ValueError for a folder without
+    `on_epoch` gets the step's name and each epoch's dict. `body` is unchanged; all of its weights are trained, also
+    those without requires_grad. Raises ValueError for a folder without
     `about`; SearchStopped and TrainingStopped where a step cannot go on.
     """
     if folder is not None and not about:
@@ -137,7 +140,10 @@ class _Run:
     def __init__(self, body: nn.Module, n_features: int, problem: Transfer, setting: Reuse, device: torch.device,
                  flip: bool, size: int, folder: Path | str | None, about: Mapping[str, Any] | None,
                  on_epoch: Callable[[str, dict[str, float]], Any] | None):
-        self.body = copy.deepcopy(body).to(device).eval()
+        self.body = copy.deepcopy(sound(body)).to(device)
+        self.body.eval()
+        for p in self.body.parameters():
+            p.requires_grad_(p.is_floating_point())
         self.n_features, self.problem, self.setting, self.device = n_features, problem, setting, device
         self.flip, self.size, self.folder, self.on_epoch = flip, size, folder, on_epoch
         self.about = {**(about or {}), "device": device.type, "flip": flip, "size": size}

@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor, nn
 
-from ..evaluate import measuring
+from ..evaluate import Batch, check_answer, measuring, pair
+from ..masks.masks import Masks, apply_masks, binarize, masked_call
+from ..records import runtime
+
+OFF = 0.01  # of their size: how far gradients may be from those of a masked copy, by rounding
+
+
+def first(what: str, batches: Iterable[Batch]) -> Batch:
+    """The first batch, checked; the caller's random numbers stay as they were. ValueError if there can be no other."""
+    if isinstance(batches, Iterator):
+        raise ValueError(f"{what} is a {type(batches).__name__}, which can be passed over only once: give a list or a "
+                         "DataLoader")
+    with torch.random.fork_rng([]):
+        batch = next(iter(batches), None)
+    if batch is None:
+        raise ValueError(f"{what} has no sample to measure accuracy on: its batches are empty")
+    return pair(batch)
+
+
+def check_length(train: object) -> None:
+    """ValueError unless `train` says how many batches it has, one at least, and can be passed over again."""
+    try:
+        length = len(train)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"train is a {type(train).__name__} without a length: give a list or a DataLoader of a data "
+                         "set that has one") from None
+    if length == 0:
+        raise ValueError("train has no batch: give at least one")
 
 
 def check_head(model: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -16,15 +44,103 @@ def check_head(model: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> None:
     `y`: labels [B]. Neither module is changed.
     """
     with measuring():
-        logits = model(x[:1].to(next(model.parameters()).device))
+        logits = model(x[:1])
+        own = copy.deepcopy(head)
+        own.eval()
         try:
-            n = copy.deepcopy(head).eval()(logits).shape[1]
+            answers = own(logits)
         except (RuntimeError, IndexError, TypeError, ValueError) as e:
             raise ValueError(f"the head does not take what {type(model).__name__} returns, {list(logits.shape)}: "
                              f"{str(e).splitlines()[0]}; give one that does") from e
-    if int(y.max()) >= n:
+        n = check_answer(answers, 1).shape[1]
+    if len(y) and int(y.min()) < 0:
+        raise ValueError(f"train has an image of label {int(y.min())}: labels must be 0 or more")
+    if len(y) and int(y.max()) >= n:
         raise ValueError(f"train has an image of label {int(y.max())}, and the head has {n} output{'s' * (n > 1)}: "
                          "give a head with an output for each label, from 0 on")
+
+
+def check_learns(head: nn.Module, without: bool) -> None:
+    """ValueError unless `head` has a weight to train, or the search does `without` epochs of the head alone."""
+    if not without and not any(p.requires_grad for p in head.parameters()):
+        raise ValueError("the head has no weight that can be trained, and there are epochs that train it alone: set "
+                         "requires_grad on one, or head_only_every to 0 and mask the model")
+
+
+def answer(model: nn.Module, x: Tensor) -> Tensor:
+    """What `model` says of images `x` [B, ...]; ValueError if it raises anything, or says it in another form."""
+    try:
+        z = model(x)
+    except Exception as e:  # whatever its forward raises
+        raise ValueError(f"{type(model).__name__} does not take {str(x.dtype).removeprefix('torch.')} images of shape "
+                         f"{list(x.shape)}: {(str(e) or repr(e)).splitlines()[0]}") from e
+    return check_answer(z, len(x))
+
+
+def check_answers(model: nn.Module, x: Tensor) -> None:
+    """ValueError unless `model`, frozen and in eval mode, answers images `x` [B, ...] by its own parameters alone."""
+    if answer(copy.deepcopy(model), x).requires_grad:
+        raise ValueError(f"{type(model).__name__} answers by weights that are not among its parameters, so no mask "
+                         "would reach them: hold layers in an nn.ModuleList, weights in an nn.Parameter, and bind no "
+                         "forward to another model")
+
+
+def check_bf16(model: nn.Module, x: Tensor) -> None:
+    """ValueError if `model` has an operation that cannot take images `x` [B, ...] in bf16."""
+    try:
+        with measuring(), runtime.seeded(0, x.device), runtime.autocast(x.device, "bf16"):
+            model(x)
+    except RuntimeError as e:
+        raise ValueError(f"{type(model).__name__} has an operation that cannot run in bf16: {str(e).splitlines()[0]}; "
+                         "set precision to 'fp32'") from e
+
+
+def some_scores(weights: Iterable[tuple[str, Tensor]]) -> Masks:
+    """Scores to try a model with: one weight in ten is out, drawn alike each time."""
+    draw = torch.Generator().manual_seed(0)
+    return {name: (torch.rand(w.shape, generator=draw) - 0.1).to(w).requires_grad_() for name, w in weights}
+
+
+def check_masks_reach(model: nn.Module, names: Iterable[str], x: Tensor) -> None:
+    """ValueError unless masks do to the answer for images `x` what zeros do in a copy, and gradients reach the scores.
+
+    `model`: frozen, in eval mode; it is unchanged. They do not where a part of the model is computed anew in the
+    backward pass in a way that loses its weights, or where an answer is made without gradients.
+    """
+    model, what = copy.deepcopy(model), type(model).__name__
+    scores = some_scores((name, model.get_parameter(name)) for name in names)
+    if not scores:
+        return
+    own = apply_masks(copy.deepcopy(model), binarize(scores))
+    weights = {name: own.get_parameter(name).requires_grad_() for name in scores}
+    images = x.clone().requires_grad_(x.is_floating_point())  # without, some checkpointing gives no gradient at all
+    with torch.backends.cudnn.flags(enabled=False):  # whose recurrent layers have no gradient in eval mode
+        for call in (lambda: masked_call(model, scores, x), lambda: own(images)):
+            with runtime.seeded(0, x.device):
+                z = call()
+                if z.requires_grad:
+                    z.square().mean().backward()
+    pairs = [(score.grad, None if (grad := weights[name].grad) is None else
+              (grad * model.get_parameter(name)).clamp(-1, 1)) for name, score in scores.items()]
+    if all(found is None for found, _ in pairs):
+        raise ValueError(f"no gradient of what {what} returns reaches the weights that are to be masked: is it "
+                         "computed under no_grad, by a reentrant checkpoint (give use_reentrant=False), or by "
+                         "weights of another module?")
+    if apart(pairs, OFF):
+        raise ValueError(f"the gradients of masks on {what} are not those of a masked copy: a part of it is "
+                         "computed anew in the backward pass; switch checkpointing off, or give it use_reentrant=False")
+
+
+def apart(pairs: Iterable[tuple[Tensor | None, Tensor | None]], tolerance: float) -> bool:
+    """Whether two sets of gradients differ by more than `tolerance` of their size, or one lacks what the other has."""
+    off = size = 0.0
+    for a, b in pairs:
+        if a is None or b is None:
+            if a is not b:
+                return True
+        else:
+            off, size = off + float((a - b).square().sum()), size + float(b.square().sum())
+    return not off <= tolerance**2 * size
 
 
 def check_names(names: Iterable[str], norms: Iterable[str]) -> None:

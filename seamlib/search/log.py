@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..evaluate import Batch, Predict, count_right, measuring
+from ..evaluate import Batch, Predict, count_right, measuring, pair
 from ..masks.masks import Masks, kept_fraction
+from . import checks
 from .found import Epoch, Pick, Reengineered, SearchStopped, pick, waited
 from .settings import Search
 
@@ -21,6 +22,10 @@ class Log:
     def __init__(self, model: nn.Module, head: nn.Module, val: Iterable[Batch] | Mapping[str, Iterable[Batch]],
                  search: Search, targets: Mapping[str, float] | None):
         self.parts = dict(val) if isinstance(val, Mapping) else {"": val}
+        examples = [checks.first(f"val {part!r}" if part else "val", batches) for part, batches in self.parts.items()]
+        if not examples:
+            raise ValueError("val has no part: give batches, or a mapping of parts to them")
+        self.example = examples[0][0][:2]  #: one or two images, [B, ...], that the model takes
         self.search, self.targets = search, _targets(search, targets, self.parts)
         self.found = Reengineered(model, head, [], {})
         self.emptied = False  # whether a path has come to where nothing is kept
@@ -32,17 +37,11 @@ class Log:
         """The epochs so far."""
         return self.found.history
 
-    def example_for_gates(self) -> Tensor | None:
-        """An image of `val`, [1, ...], where the search moves gates."""
-        if not self.search.structure:
-            return None
-        x, _ = next(iter(next(iter(self.parts.values()))))
-        return x[:1]
-
     def answer_once(self, model: nn.Module, device: torch.device) -> None:
         """Let each image of `val` be what `model`, which never changes, says of it: what the head is asked about."""
         with measuring():
-            self.parts = {part: [(model(x.to(device)), y) for x, y in batches] for part, batches in self.parts.items()}
+            self.parts = {part: [(model(x.to(device)), y) for x, y in map(pair, batches)]
+                          for part, batches in self.parts.items()}
 
     def note(self, loss: float, scores: Masks, predict: Predict, snapshot: Callable[[int], Pick]) -> Epoch:
         """Measure the epoch that has just ended; keep its state where it is the pick of a series."""
@@ -105,6 +104,8 @@ def _targets(search: Search, targets: Mapping[str, float] | None, parts: Mapping
                          "must be 0; use the paper's protocol or set patience to 0")
     if unknown := set(targets or {}) - set(series):
         raise ValueError(f"target for unknown series {sorted(unknown)[0]!r}: allowed are {', '.join(series)}")
+    if bad := [t for t in (targets or {}).values() if not t >= 0]:
+        raise ValueError(f"targets have {bad[0]}: a target must be an accuracy, in [0, 1]")
     if search.target_accuracy is not None:
         return dict.fromkeys(series, search.target_accuracy)
     return {s: (targets or {}).get(s, math.inf) for s in series}

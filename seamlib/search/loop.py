@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..evaluate import Batch, Loader, Predict
-from ..masks.masks import NORMS, Masks, binarize, call_with, masked_call, masked_weights, new_scores
+from ..evaluate import Batch, Loader, Predict, pair
+from ..masks.masks import NORMS, Masks, binarize, call_with, masked_weights, new_scores
 from ..masks.norms import BatchNorm, apply_norms, batch_norms, read_norms
+from ..plain import sound, takes_train_mode, train_mode
 from ..records import runtime
 from ..structure.gates import Gates
 from . import capture, checkpoints, checks, lowering
@@ -44,14 +45,16 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     it would have; `max_removed` may be another by then. Whoever gives it also removes it, and sees to it that it
     is given for the same model, head and batches.
 
-    `model` and `head` are unchanged; the search runs on the device of the model's weights. Raises ValueError for bad
-    arguments or a checkpoint of other parameters, and SearchStopped, with the last good state, if the loss is not
-    finite or nothing is kept.
+    `model` and `head` are unchanged; weights of the head without requires_grad stay as they are. The search runs on the
+    device of the model's weights. Before the first step the model is tried on an image or two of `val`: ValueError for
+    one that does not return [B, outputs], or on which masks or their gradients would not act as on a copy with zeros,
+    as for other bad arguments or a checkpoint of other parameters. SearchStopped, with the last good state, if the loss
+    is not finite or nothing is kept.
     """
-    if len(train) == 0:
-        raise ValueError("train has no batch: give at least one")
+    checks.check_length(train)
+    model = sound(model)
     log = Log(model, head, val, search, targets)
-    run = Run(model, head, names, search, search.epochs * len(train), log.example_for_gates())
+    run = Run(model, head, names, search, search.epochs * len(train), log.example)
     predict: Predict = run.predict
     alone = not (run.scores or run.norms)  # is the head
     if alone:  # the model never changes: what it says of each image of val is asked once
@@ -62,7 +65,7 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
             checkpoints.restore(checkpoint, run, log, train)
         while not log.over:
             head_only = alone or search.head_only(epoch=len(log.history))
-            loss = run.train(train, head_only)
+            loss = run.train(map(pair, train), head_only)
             record = log.note(float(loss), run.kept(), predict, run.snapshot)
             if log.emptied:
                 break
@@ -79,31 +82,41 @@ class Run:
 
     def __init__(self, model: nn.Module, head: nn.Module, names: Iterable[str] | None, search: Search, steps: int,
                  example: Tensor | None = None):
-        """`steps`: in all; `example`: an image that `model` takes, where there are to be gates."""
+        """`steps`: in all; `example` [B, ...]: an image or two on which `model` is tried."""
         self.device = next(model.parameters()).device
         self.search = dataclasses.replace(search, precision=runtime.precision(search.precision, self.device))
         self.done, self.all_steps = 0, steps
-        self.model = copy.deepcopy(model).eval().requires_grad_(False).to(  # type: ignore[call-overload]
-            memory_format=torch.channels_last)
-        self.head = copy.deepcopy(head).requires_grad_(True).to(self.device)
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.model.eval()
+        example = None if example is None else example.detach().to(self.device)
+        lowering.channels_last(self.model, example)
+        self.head = copy.deepcopy(head).to(self.device)
         self.scores = new_scores(self.model, names)
-        self.gates = None if example is None else Gates(self.model, example.to(self.device))
+        self.whole = True  # is in train mode, not its layers alone
+        if example is not None:
+            checks.check_learns(self.head, bool(self.scores) and not search.head_only_every)
+            checks.check_answers(self.model, example)
+            checks.check_masks_reach(self.model, self.scores, example)
+            self.whole = takes_train_mode(self.model, example)
+        self.gates = Gates(self.model, example[:1]) if search.structure and example is not None else None
         self.norms = batch_norms(self.model) if search.norms != "frozen" else {}
         checks.check_names(self.scores, self.norms)
         self.trained, self.offsets = lowering.prepared(self.model, self.scores, self.search.precision, not self.norms)
+        if example is not None and self.search.precision == "bf16":
+            checks.check_bf16(self.trained, example)
         for norm in batch_norms(self.trained).values() if self.norms else ():  # running averages of half an epoch
             norm.momentum = min(0.1, max(0.01, 2 * search.epochs / steps))
         self.teacher: Predict | None = None
         if search.labels == "soft":
             body, _ = lowering.prepared(self.model, (), self.search.precision)
-            self.teacher = nn.Sequential(body, copy.deepcopy(self.head)).eval()
+            self.teacher = nn.Sequential(body, copy.deepcopy(self.head).requires_grad_(False)).eval()
         self.n_scores = sum(s.numel() for s in self.scores.values())
         self._optimise(self.head.parameters())
 
     def _optimise(self, heads: Iterable[Tensor]) -> None:
         """Two optimisers, each with its own moments: of scores and head together, and of the head alone."""
         cuda = self.device.type == "cuda"
-        top = {"params": list(heads), "lr": self.search.lr_head, "name": "lr_head"}
+        top = {"params": [p for p in heads if p.requires_grad], "lr": self.search.lr_head, "name": "lr_head"}
         moved = {"lr_mask": [*self.scores.values(), *([self.gates.values] if self.gates else [])],
                  "lr_norms": [p for name in self.norms for p in self.trained.get_submodule(name).parameters()
                               if self.search.norms == "affine"]}
@@ -122,10 +135,10 @@ class Run:
     def train(self, batches: Iterable[Batch], head_only: bool) -> Tensor:
         """One epoch: move the head and, unless `head_only`, the scores. Returns the mean of `losses`."""
         sum_losses, n = torch.zeros((), device=self.device), 0
-        _train_mode(self.trained, self.head, adapting=bool(self.norms) and not head_only)
+        self._train_mode(adapting=bool(self.norms) and not head_only)
         for x, y in batches:
             if self.done == 0 and y.dim() == 1:
-                checks.check_head(self.model, self.head, x, y)
+                checks.check_head(self.model, self.head, x.to(self.device), y)
             epoch, step = divmod(self.done, self.all_steps // self.search.epochs)
             self.done += 1
             if self.norms and len(y) == 1:
@@ -187,17 +200,17 @@ class Run:
 
     def predict(self, x: Tensor) -> Tensor:
         """What the masked model, in fp32, and the head say now."""
-        return self.head(masked_call(self.model, self.kept(), x.to(self.device)))
+        return self.head(call_with(self.model, masked_weights(self.model, self.kept()), x.to(self.device)))
 
     def snapshot(self, epoch: int) -> Pick:
         """Copies of masks, head and norms as they are now."""
         head = {k: v.detach().clone() for k, v in self.head.state_dict().items()}
         return Pick(epoch, binarize(self.kept()), head, read_norms(self.trained) if self.norms else {})
 
-
-def _train_mode(model: nn.Module, head: nn.Module, adapting: bool) -> None:
-    """Train mode (dropout on), but normalisation with its stored statistics, unless batch norm is `adapting`."""
-    model.train(), head.train()
-    for module in model.modules():
-        if isinstance(module, NORMS) and not (adapting and isinstance(module, BatchNorm)):
-            module.eval()
+    def _train_mode(self, adapting: bool = False) -> None:
+        """Train mode (dropout on), but normalisation with its stored statistics, unless batch norm is `adapting`."""
+        train_mode(self.trained, self.whole)
+        self.head.train()
+        for module in self.trained.modules():
+            if isinstance(module, NORMS) and not (adapting and isinstance(module, BatchNorm)):
+                module.eval()

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional as F
 
-from ..evaluate import Batch, Loader
-from ..masks.masks import binarize, call_with, masked_call, masked_weights
+from ..evaluate import Batch, Loader, pair
+from ..masks.masks import binarize, call_with, masked_weights
+from ..plain import sound
 from ..records import runtime
+from . import checks
 from .found import Epoch, Pick, Reengineered
 from .log import Log
 from .loop import Run, reengineer
@@ -31,7 +33,8 @@ def reengineer_many(model: nn.Module, heads: Sequence[nn.Module], trains: Sequen
 
     On CUDA the K searches share each step: it is one call with a stack of K masks, and the results equal those of
     single searches up to rounding (but for a model with dropout, which draws in another order). On a CPU, where a
-    single search already fills the machine, and with norms that adapt or soft labels, they run one after another.
+    single search already fills the machine, with norms that adapt or soft labels, and for a model that cannot be called
+    with a stack of masks (one with an LSTM, for instance), they run one after another.
 
     The heads must be of one architecture, and the batches of one size: problem by problem as many, of as many images.
     `on_epoch` gets the problem's number and the epoch's dict. `targets`: see `reengineer`, a mapping for each problem.
@@ -42,13 +45,21 @@ def reengineer_many(model: nn.Module, heads: Sequence[nn.Module], trains: Sequen
     if len(set(lengths.values())) > 1 or not heads:
         raise ValueError("one of each is needed for every problem, and one problem at least, but there are "
                          + ", ".join(f"{n} {what}" for what, n in lengths.items()))
-    if len({len(train) for train in trains}) > 1 or len(trains[0]) == 0:
+    for train in trains:
+        checks.check_length(train)
+    if len({len(train) for train in trains}) > 1:
         raise ValueError(f"the problems have {', '.join(str(len(t)) for t in trains)} batches an epoch: they must have "
-                         "as many, one at least, or be searched one by one")
+                         "as many, or be searched one by one")
+    model, names = sound(model), None if names is None else list(names)
     stackable = search.norms == "frozen" and search.labels == "hard"
-    if next(model.parameters()).device.type == "cuda" and stackable:
-        return together(model, heads, trains, vals, search, targets=targets, names=names, on_epoch=on_epoch)
-    names = None if names is None else list(names)
+    how = together if next(model.parameters()).device.type == "cuda" and stackable else one_by_one
+    return how(model, heads, trains, vals, search, targets=targets, names=names, on_epoch=on_epoch)
+
+
+def one_by_one(model: nn.Module, heads: Sequence[nn.Module], trains: Sequence[Loader], vals: Sequence[Val],
+               search: Search, *, targets: Sequence[Mapping[str, float]] | None, names: Sequence[str] | None,
+               on_epoch: Callable[[int, Epoch], Any] | None) -> list[Reengineered]:
+    """What `reengineer_many` does on a CPU, and for what cannot be stacked."""
     return [reengineer(model, heads[k], trains[k], vals[k], search, targets=targets[k] if targets else None,
                        names=names, on_epoch=partial(on_epoch, k) if on_epoch else None)
             for k in range(len(heads))]
@@ -56,12 +67,14 @@ def reengineer_many(model: nn.Module, heads: Sequence[nn.Module], trains: Sequen
 
 def together(model: nn.Module, heads: Sequence[nn.Module], trains: Sequence[Loader], vals: Sequence[Val],
              search: Search, *, targets: Sequence[Mapping[str, float]] | None = None,
-             names: Iterable[str] | None = None, on_epoch: Callable[[int, Epoch], Any] | None = None,
+             names: Sequence[str] | None = None, on_epoch: Callable[[int, Epoch], Any] | None = None,
              ) -> list[Reengineered]:
     """What `reengineer_many` does on CUDA; it runs anywhere."""
     logs = [Log(model, head, val, search, targets[k] if targets else None)
             for k, (head, val) in enumerate(zip(heads, vals, strict=True))]
-    run = _Stack(model, heads, names, search, search.epochs * len(trains[0]), logs[0].example_for_gates())
+    run = _Stack(model, heads, names, search, search.epochs * len(trains[0]), logs[0].example)
+    if not run.stacks(logs[0].example.to(run.device)):
+        return one_by_one(model, heads, trains, vals, search, targets=targets, names=names, on_epoch=on_epoch)
     with runtime.seeded(search.seed, run.device):
         for epoch in range(search.epochs):
             losses = run.train(_stacked(trains, run.device), not run.scores or search.head_only(epoch))
@@ -79,7 +92,7 @@ def together(model: nn.Module, heads: Sequence[nn.Module], trains: Sequence[Load
 
 def _stacked(trains: Sequence[Loader], device: torch.device) -> Iterator[Batch]:
     """The batches of all problems side by side: images [K, B, ...], labels [K, B]."""
-    for batch in zip(*trains, strict=True):
+    for batch in zip(*(map(pair, train) for train in trains), strict=True):
         if len(sizes := {tuple(x.shape) for x, _ in batch}) > 1:
             raise ValueError(f"the problems have batches of {' and '.join(map(str, sorted(sizes)))} at one step: "
                              "all must be of one shape, or be searched one by one")
@@ -92,12 +105,36 @@ class _Stack(Run):
     def __init__(self, model: nn.Module, heads: Sequence[nn.Module], names: Iterable[str] | None, search: Search,
                  steps: int, example: Tensor | None = None):
         super().__init__(model, heads[0], names, search, steps, example)
+        self.problems = len(heads)
         self.gates = self.gates.stacked(len(heads)) if self.gates else None
         self.scores = {name: score.detach().expand(len(heads), *score.shape).clone().requires_grad_()
                        for name, score in self.scores.items()}
         state, self.buffers = stack_module_state([copy.deepcopy(head).to(self.device) for head in heads])
-        self.heads = {name: t.detach().requires_grad_() for name, t in state.items()}
+        trained = {name for name, p in heads[0].named_parameters() if p.requires_grad}
+        self.heads = {name: t.detach().requires_grad_(name in trained) for name, t in state.items()}
         self._optimise(self.heads.values())
+
+    def stacks(self, x: Tensor) -> bool:
+        """Whether the model can be called with a stack of masks, and gives their scores the gradients of single calls.
+
+        `x` [B, ...]: images to try it with; in train mode, where it may draw, it is only called.
+        """
+        if not self.heads:
+            return False
+        scores, gradients = checks.some_scores(self.scores.items()), []
+        try:
+            for mode in (self._train_mode, self.trained.eval):
+                mode()
+                with runtime.seeded(0, self.device), runtime.autocast(self.device, self.search.precision):
+                    masked = masked_weights(self.trained, scores, self.offsets)
+                    stacked = vmap(self._features, randomness="different")(masked, x.expand(self.problems, *x.shape))
+                    alone = call_with(self.trained, {name: t[0] for name, t in masked.items()}, x)
+                gradients = [torch.autograd.grad(z.float().square().mean(), list(scores.values()), retain_graph=True,
+                                                 allow_unused=True)
+                             for z in (stacked[0], alone) if scores]
+        except Exception:  # whatever vmap raises at an operation that it does not know
+            return False
+        return not scores or not checks.apart(zip(*gradients, strict=True), 0.1)
 
     def losses(self, x: Tensor, y: Tensor, head_only: bool) -> Tensor:
         with torch.set_grad_enabled(not head_only):
@@ -120,7 +157,7 @@ class _Stack(Run):
 
     def answer(self, k: int, x: Tensor) -> Tensor:
         return self._head(self.of(self.heads, k), self.of(self.buffers, k),
-                          masked_call(self.model, self.of(self.kept(), k), x.to(self.device)))
+                          call_with(self.model, masked_weights(self.model, self.of(self.kept(), k)), x.to(self.device)))
 
     def keep(self, k: int, epoch: int) -> Pick:
         head = {**self.of(self.heads, k), **self.of(self.buffers, k)}

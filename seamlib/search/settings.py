@@ -38,6 +38,7 @@ class Search:
     temperature: float = 2.0  #: by which logits are divided under soft labels, > 0
 
     def __post_init__(self) -> None:
+        runtime.check_types(self)
         for name, value, ok, allowed in (
             ("lr_mask", self.lr_mask, self.lr_mask > 0, "above 0"),
             ("lr_head", self.lr_head, self.lr_head > 0, "above 0"),
@@ -48,7 +49,6 @@ class Search:
             ("epochs", self.epochs, self.epochs >= 1, "1 or more"),
             ("batch_size", self.batch_size, self.batch_size >= 1, "1 or more"),
             ("head_only_every", self.head_only_every, self.head_only_every >= 0, "0 (never) or more"),
-            ("margin", self.margin, math.isfinite(self.margin), "a finite number"),
             ("patience", self.patience, self.patience >= 0, "0 (off) or more"),
             ("target_accuracy", self.target_accuracy, 0 <= (self.target_accuracy or 0) <= 1, "None, or 0 to 1"),
             ("max_removed", self.max_removed, 0 <= (self.max_removed or 0) <= 1, "None, or 0 to 1"),
@@ -64,7 +64,7 @@ class Search:
 
     def _check_path(self) -> None:
         path = self.path or ()
-        if not path or path[0] < 0 or not all(a < b for a, b in pairwise(path)) or not math.isfinite(path[-1]):
+        if not path or path[0] < 0 or not all(a < b for a, b in pairwise(path)):
             raise ValueError(f"path is {path}: it must be one or more finite alphas from 0 on, each above the last")
         if len({f"{alpha:g}" for alpha in path}) < len(path):
             raise ValueError(f"path is {path}: two of its alphas are alike in six digits, by which they are called")

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from seamlib import models
 from seamlib.evaluate import accuracy
+from seamlib.masks import apply_masks, maskable
 from seamlib.problems import data
 from seamlib.records import cache
 from seamlib.reuse.finetune import Training, TrainingStopped, finetune
@@ -139,3 +140,44 @@ def test_a_damaged_checkpoint_is_begun_anew(student, problem, tmp_path):
     _, history = finetune(student, problem[0], Training(epochs=1), checkpoint=file)
     assert len(history) == 1
     assert cache.read(file) is not None
+
+
+@pytest.mark.parametrize("training", [Training(lr=0.1, epochs=2), Training(lr=0.1, epochs=2, momentum=0.0),
+                                      Training(lr=0.1, epochs=2, weight_decay=0.1, schedule="constant")])
+def test_masks_that_are_held_keep_their_zeros_and_leave_the_rest_to_training(tiny, problem, training):
+    kept = {name: torch.rand(tiny.get_parameter(name).shape) > 0.5 for name in maskable(tiny)}
+    before = copy.deepcopy(tiny.state_dict())
+    held, _ = finetune(tiny, problem[0], training, problem[1], hold=kept)
+    free, _ = finetune(apply_masks(copy.deepcopy(tiny), kept), problem[0], training)
+    for name, mask in kept.items():
+        weight = held.get_parameter(name)
+        assert not weight[~mask].count_nonzero()
+        assert torch.equal(weight[mask], before[name][mask]) == (not mask.any())
+    assert sum(int(free.get_parameter(name)[~mask].count_nonzero()) for name, mask in kept.items()) > 50
+    assert all(torch.equal(v, before[k]) for k, v in tiny.state_dict().items())
+
+
+def test_a_held_mask_of_everything_changes_nothing(tiny, problem):
+    everything = {name: torch.ones_like(p, dtype=torch.bool) for name, p in tiny.named_parameters()}
+    a, b = (finetune(tiny, problem[0], Training(epochs=1), hold=hold)[0] for hold in (everything, None))
+    assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+
+
+@pytest.mark.parametrize("frozen", [["0.weight"], ["0.weight", "0.bias", "1.weight", "1.bias"], ["5.bias"]])
+def test_weights_without_requires_grad_stay_as_they_are_and_so_marked(tiny, problem, frozen):
+    for name in frozen:
+        tiny.get_parameter(name).requires_grad_(False)
+    tiny.register_parameter("count", torch.nn.Parameter(torch.tensor(3), requires_grad=False))
+    found, _ = finetune(tiny, problem[0], Training(lr=0.1, weight_decay=0.1, epochs=1))
+    for name, p in tiny.named_parameters():
+        assert torch.equal(found.get_parameter(name), p) == (name in [*frozen, "count"]), name
+        assert found.get_parameter(name).requires_grad == p.requires_grad
+
+
+def test_a_frozen_output_layer_beside_a_body_that_learns(student, problem):
+    student.output.requires_grad_(False)
+    found, _ = finetune(student, problem[0], Training(lr=0.1, lr_output=0.5, epochs=1))
+    assert torch.equal(found.output.weight, student.output.weight)
+    assert not torch.equal(found.body[0].weight, student.body[0].weight)
+    with pytest.raises(ValueError, match="there is no weight to train"):
+        finetune(student, problem[0], Training(lr=0.0, lr_output=0.5, epochs=1))

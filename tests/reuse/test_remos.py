@@ -40,3 +40,13 @@ def test_bad_arguments(tiny):
         remos.relevant(tiny, [], 1.2)
     with pytest.raises(ValueError, match="Linear has no convolution"):
         remos.relevant(nn.Linear(2, 2), [], 0.5)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_convolutions_of_any_dimension(n):
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[n - 1]
+    model = nn.Sequential(kind(2, 4, 3), nn.ReLU(), kind(4, 4, 1, groups=2), nn.Flatten(), nn.Linear(4 * 2**n, 3))
+    masks = remos.relevant(model.eval(), [(torch.rand(3, 2, *[4] * n), torch.zeros(3))], 0.25)
+    total = sum(m.numel() for m in masks.values())
+    assert sum(int((~m).sum()) for m in masks.values()) == round(0.25 * total)
+    assert all(m.shape == model.get_parameter(name).shape for name, m in masks.items())

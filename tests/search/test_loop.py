@@ -8,7 +8,7 @@ import torchvision
 from hypothesis import given, strategies as st
 from torch.nn import functional as F
 
-from seamlib import models
+from seamlib import evaluate, models
 from seamlib.masks import kept_fraction
 from seamlib.problems import data
 from seamlib.search import Search, SearchStopped, crossfit, pick, reengineer, summary, waited
@@ -325,3 +325,18 @@ def test_a_higher_threshold_goes_on_where_a_lower_one_stopped_and_a_lower_one_st
         assert found.history == want.history
         assert found.picks["paper"].epoch == len(want.history) - 1
         assert all(torch.equal(m, found.masks[name]) for name, m in want.masks.items())
+
+
+def test_a_part_of_the_head_that_is_frozen_stays_as_it_is(tiny, problem):
+    head = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+    head[0].requires_grad_(False)
+    found = reengineer(tiny, head, *problem, FAST).head
+    assert torch.equal(found[0].weight, head[0].weight)
+    assert not torch.equal(found[1].weight, head[1].weight)
+
+
+@pytest.mark.parametrize("head", [evaluate.Restrict([2, 0]), torch.nn.Linear(3, 2).requires_grad_(False)])
+def test_masks_are_searched_under_a_head_that_learns_nothing(tiny, problem, head):
+    found = reengineer(tiny, head, *problem, dataclasses.replace(FAST, head_only_every=0))
+    assert found.history[-1]["kept"] < 1
+    assert all(torch.equal(v, head.state_dict()[k]) for k, v in found.head.state_dict().items())

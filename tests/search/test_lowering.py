@@ -92,3 +92,24 @@ def test_tied_layers_are_lowered_together_unless_one_is_of_another_kind():
     assert both.last.weight.dtype == torch.bfloat16
     assert len(both.last._forward_pre_hooks) == len(both.first._forward_pre_hooks) == 1
     assert other.last.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+def test_recurrent_layers_stay_in_fp32_whatever_they_are_given(kind, packed):
+    layer = nn.ModuleList([kind(3, 4, bidirectional=True)])
+    ready, _ = lowering.prepared(layer, (), "bf16")
+    x, state = torch.randn(5, 2, 3).bfloat16(), torch.randn(2, 2, 4).bfloat16()
+    state = (state, state) if kind is nn.LSTM else state
+    wanted = layer[0](x.float(), tuple(s.float() for s in state) if kind is nn.LSTM else state.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ready[0](nn.utils.rnn.pack_padded_sequence(x, [5, 5]) if packed else x, hx=state)
+    z = nn.utils.rnn.pad_packed_sequence(found[0])[0] if packed else found[0]
+    assert z.dtype == torch.float32
+    torch.testing.assert_close(z, wanted[0])
+
+
+def test_a_layer_called_by_keyword_is_lowered_as_well():
+    model = nn.ModuleList([nn.Linear(3, 2)])
+    ready, _ = lowering.prepared(model, (), "bf16")
+    assert ready[0](input=torch.rand(4, 3)).dtype == torch.bfloat16

@@ -3,7 +3,10 @@ import dataclasses
 
 import pytest
 import torch
+import torchvision
 from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torchvision.ops import StochasticDepth
 
 from seamlib import evaluate
 from seamlib.search import Search, SearchStopped, many, reengineer
@@ -121,3 +124,51 @@ def test_bad_input(model, three):
         many.together(model, heads, uneven, vals, SEARCH)
     with pytest.raises(SearchStopped, match="keeps no weight any more"):
         many.together(model, heads, trains, vals, Search(epochs=30, lr_mask=1.0, alpha=1e4, head_only_every=0))
+
+
+class Rows(nn.Module):
+    """A recurrent layer over the rows of an image, and a layer that is called by keyword."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.rows, self.out = kind(6, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.out(input=self.rows(x[:, 0])[0].mean(1))
+
+
+class Around(nn.Module):
+    """A linear layer with something around it."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.first, self.out, self.how = nn.Linear(36, 6), nn.Linear(6, 3), how
+
+    def forward(self, x):
+        return self.out(input=self.how(lambda z: torch.tanh(self.first(input=z)), x.flatten(1)))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("build", [
+    lambda: Rows(nn.LSTM), lambda: Rows(nn.GRU), lambda: Around(lambda f, x: f(x)),
+    lambda: Around(lambda f, x: checkpoint(f, x, use_reentrant=False)),
+    lambda: Around(lambda f, x: f(x) if x.mean() > 0.5 else 2 * f(x)),
+    lambda: torchvision.models.SwinTransformer([2, 2], 8, [2], [2], [2, 2], num_classes=3, stochastic_depth_prob=0.0),
+    lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 6), StochasticDepth(0.5, "row"), nn.Linear(6, 3)),
+], ids=["lstm", "gru", "keyword", "checkpoint", "branch", "swin", "stochastic depth"])
+def test_a_model_that_cannot_be_stacked_is_searched_problem_by_problem(build, precision, three, bf16):
+    model, (heads, trains, vals) = build().eval(), three
+    if isinstance(model, torchvision.models.SwinTransformer):
+        model = nn.Sequential(Wide(), model)
+    search = dataclasses.replace(SEARCH, epochs=2, precision=precision)
+    before = copy.deepcopy(model.state_dict())
+    for k, ours in enumerate(many.together(model, heads, trains, vals, search)):
+        alone = reengineer(model, heads[k], trains[k], vals[k], search)
+        for a, b in zip(ours.history, alone.history, strict=True):
+            assert (a["kept"], a["loss"]) == (pytest.approx(b["kept"], abs=0.02), pytest.approx(b["loss"], abs=0.02))
+    assert all(torch.equal(v, before[name]) for name, v in model.state_dict().items())
+
+
+class Wide(nn.Module):
+    def forward(self, x):
+        return x.expand(-1, 3, -1, -1)
