@@ -8,17 +8,18 @@ from conftest import ROOT
 ROOMS = {  # its files, from the ground up: each knows those before it; and the rooms that it knows
     "records": (["runtime", "records", "cache"], set()),
     "evaluate": ([], {"records"}),
+    "plain": ([], {"evaluate"}),
     "figures": (["style", "searches", "costs", "students"], set()),
     "models": ([], {"records"}),
     "masks": (["masks", "norms", "file", "overlap"], {"records"}),
-    "structure": (["fold", "nodes", "channels", "compaction", "gates"], {"evaluate"}),
+    "structure": (["fold", "nodes", "channels", "compaction", "gates"], {"evaluate", "plain"}),
     "problems": (["superclasses", "stream", "layouts", "data", "tasks"], {"records", "evaluate"}),
     "search": (["settings", "found", "checks", "log", "checkpoints", "capture", "lowering", "loop", "many"],
                {"masks", "structure", "models", "records", "evaluate"}),
     "reuse": (["finetune", "remos", "defects", "indirect"],
               {"search", "problems", "masks", "models", "records", "evaluate"}),
-    "ship": (["cost", "timing", "export", "compare", "import_seam"],
-             {"search", "masks", "models", "records", "evaluate"}),
+    "ship": (["operators", "cost", "timing", "export", "compare", "import_seam"],
+             {"search", "masks", "models", "records", "evaluate", "plain"}),
     "restore": ([], {"search", "problems", "masks", "models", "records"}),
 }
 LIBRARY = ROOT / "seamlib"
