@@ -37,14 +37,15 @@ def check(model: nn.Module) -> None:
         if any(nn.parameter.is_lazy(t) for t in (*module._parameters.values(), *module._buffers.values())):
             raise ValueError(f"{where} has no weights yet, as it has not met its first input: call the model once")
         if parametrize.is_parametrized(module):
-            part = next(iter(module.parametrizations))  # type: ignore[arg-type]
+            part = next(iter(module.parametrizations))
             raise ValueError(f"{where} has a parametrization: its {part} is computed anew in each call and is no "
                              f"parameter; call torch.nn.utils.parametrize.remove_parametrizations({layer}, {part!r})")
         for hook in module._forward_pre_hooks.values():
             if call := next((c for kind, c in REMOVED_BY.items() if isinstance(hook, kind)), ""):
-                part = getattr(hook, "_tensor_name", "") or hook.name  # type: ignore[union-attr]
+                part = getattr(hook, "_tensor_name", "") or hook.name
                 raise ValueError(f"{where} has a hook of torch.nn.utils, {type(hook).__name__}: its {part} is computed "
-                                 f"anew in each call and is no parameter; call torch.nn.utils.{call}({layer}, {part!r})")
+                                 "anew in each call and is no parameter; call "
+                                 f"torch.nn.utils.{call}({layer}, {part!r})")
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -71,7 +72,7 @@ def first_line(error: Exception) -> str:
 def answer(model: nn.Module, example: Tensor) -> Tensor:
     """What `model` says about `example` [B, ...], in full precision and without a gradient.
 
-    Raises ValueError unless the example is one tensor of one image or more, which `model` takes, and its answer another.
+    Raises ValueError unless the example is a tensor of one image or more, which `model` answers with another tensor.
     """
     name = type(model).__name__
     if not isinstance(example, Tensor) or example.dim() < 1 or not len(example):

@@ -100,8 +100,8 @@ def load(name: str, root: Path | str, download: bool = True) -> Source:
         if int(counts.min()) == 0:
             raise ValueError(f"{name}: class {classes[int(counts.argmin())]!r} has no {part} image")
     if (size := train.images.shape[1:]) != test.images.shape[1:]:
-        raise ValueError(f"{name}: test images are {_size(test.images.shape)} pixels, training images {_size(size)}: all "
-                         "images must have one size")
+        raise ValueError(f"{name}: test images are {_size(test.images.shape)} pixels, training images {_size(size)}: "
+                         "all images must have one size")
     digest = runtime.digest({"train.images": train.images, "train.labels": train.labels,
                              "test.images": test.images, "test.labels": test.labels})
     return Source(name, classes, train, test, flip=name not in DIGITS, digest=digest)

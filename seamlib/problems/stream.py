@@ -77,8 +77,8 @@ def class_files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
             elif not name.startswith(".") and name not in SYSTEM:
                 others.append(Path(at, name))
     if others:
-        raise ValueError(f"{folder} has {len(others)} files that would be passed over, such as {min(others)}: images lie "
-                         "in the class folders (those that come in one folder have to be sorted into theirs), not "
+        raise ValueError(f"{folder} has {len(others)} files that would be passed over, such as {min(others)}: images "
+                         "lie in the class folders (those that come in one folder have to be sorted into theirs), not "
                          f"deeper, and end in {', '.join(sorted(SUFFIXES))}; move, convert or remove the others")
     return sorted(found, key=lambda file: (file[1], str(file[0])))
 

@@ -32,10 +32,10 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
     """Count the multiply-adds of `model(example)`; `model`, which must be in eval mode, is unchanged.
 
     Layers with a density of their own: convolutions (grouped and transposed ones too), linear and bilinear layers, and
-    each matrix of recurrent ones and of nn.MultiheadAttention. All else (pooling, normalisation, the products of queries
-    with keys and of attention with values, bare parameters, a layer's weight used outside of the layer) counts the same
-    in both. Raises ValueError for a model in train mode, with weights that are no parameters, or that does not take the
-    example, and for an operator that combines tensors as a product of matrices does and has no count.
+    each matrix of recurrent ones and of nn.MultiheadAttention. All else (pooling, normalisation, the products of
+    queries with keys and of attention with values, bare parameters, a layer's weight used outside of the layer) counts
+    the same in both. Raises ValueError for a model in train mode, with weights that are no parameters, or that does not
+    take the example, and for an operator that combines tensors as a product of matrices does and has no count.
     """
     from .operators import Counted  # fvcore takes seconds to import
 

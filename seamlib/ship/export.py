@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,8 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path | str, *, any_batc
         with runtime.atomic(path) as part:
             _write(copied, example, part, any_batch)
             written = onnx.load(str(part))
-            onnx.helper.set_model_props(written, {"classes": json.dumps(list(classes)), **(about or {})})
+            onnx.helper.set_model_props(written, {"classes": json.dumps(list(classes)),
+                                                  **{key: str(text) for key, text in (about or {}).items()}})
             onnx.save(written, str(part))
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 4  # what it complains of is raised as well
@@ -66,8 +68,9 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path | str, *, any_batc
                     session = onnxruntime.InferenceSession(str(part), options, providers=["CPUExecutionProvider"])
                     found = torch.from_numpy(session.run(None, {"images": x.numpy()})[0])
                 except Exception as e:  # it has a class of its own for each kind
-                    raise ValueError(f"onnxruntime cannot run {name} for {len(x)} images of {x.dtype} ({first_line(e)}): "
-                                     "export model.float(), with example.float(), or without any_batch") from e
+                    cure = "without any_batch" if x.dtype == torch.float32 else "model.float(), with example.float()"
+                    raise ValueError(f"onnxruntime cannot run {name} for {len(x)} images of {x.dtype} ({first_line(e)})"
+                                     f": export {cure}") from e
                 _compare(found, want, f"{path}: onnxruntime's logits, for {len(x)} images,")
     return Path(path)
 
@@ -75,21 +78,19 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path | str, *, any_batc
 def _write(model: nn.Module, example: Tensor, path: Path, any_batch: bool) -> None:
     """Export with the lowest opset that has all operators; ValueError if none has."""
     axes = {"images": {0: "batch"}, "logits": {0: "batch"}} if any_batch else None
-    logs = torch._C._jit_is_onnx_log_enabled()
-    torch._C._jit_set_onnx_log_enabled(False)  # or it prints the whole graph when it fails
-    try:
-        for opset in range(OPSET, NEWEST + 1):
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # that this exporter is the older one
-                    return torch.onnx.export(model, (example,), path, opset_version=opset, dynamo=False,
-                                             input_names=["images"], output_names=["logits"], dynamic_axes=axes)
-            except Exception as e:  # whatever tracing raises
-                if not isinstance(e, torch.onnx.errors.UnsupportedOperatorError) or opset == NEWEST:
-                    raise ValueError(f"{type(model).__name__} cannot be written as ONNX, opset {opset} ({first_line(e)}):"
-                                     " write that part of it with other operators") from e
-    finally:
-        torch._C._jit_set_onnx_log_enabled(logs)
+    whole = nn.Sequential(model).eval()  # takes images alone: the exporter makes inputs of other arguments as well
+    for opset in range(OPSET, NEWEST + 1):
+        try:
+            # the exporter prints the whole graph when it fails, whatever it is told about its log
+            with mock.patch.object(torch._C, "_jit_onnx_log"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that this exporter is the older one
+                torch.onnx.export(whole, (example,), path, opset_version=opset, dynamo=False, input_names=["images"],
+                                  output_names=["logits"], dynamic_axes=axes)
+            return
+        except Exception as e:  # whatever tracing raises
+            if not isinstance(e, torch.onnx.errors.UnsupportedOperatorError) or opset == NEWEST:
+                raise ValueError(f"{type(model).__name__} cannot be written as ONNX, opset {opset} ({first_line(e)}): "
+                                 "write that part of it with other operators") from e
 
 
 def _compare(found: Tensor, want: Tensor, whose: str) -> None:
@@ -98,5 +99,5 @@ def _compare(found: Tensor, want: Tensor, whose: str) -> None:
     error = float((found.double() - want.double()).abs().max()) / (float(want.double().abs().max()) or 1.0) if (
         found.shape == want.shape) else math.inf
     if not error <= rounding:
-        raise ValueError(f"{whose} differ from torch's by {error:.2g} of the largest: the model does something that ONNX "
-                         "export does not carry over")
+        raise ValueError(f"{whose} differ from torch's by {error:.2g} of the largest: the model does something that "
+                         "ONNX export does not carry over")

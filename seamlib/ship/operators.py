@@ -28,9 +28,9 @@ class Counted(FlopCountAnalysis):
         if not ignored and _might_multiply(node):
             what = node.pyname() if node.kind() == "prim::PythonOp" else node.kind()
             shapes = " and ".join(str(tuple(s)) for s in _shapes(node.inputs()))
-            raise ValueError(f"{what}, in {node.scopeName().split('/')[-1] or 'the model itself'!r}, makes {shapes} one "
-                             "tensor and has no count, so that the total would be too low: write it as a linear layer, "
-                             "a convolution or a product of matrices, or count the model without it")
+            raise ValueError(f"{what}, in {node.scopeName().split('/')[-1] or 'the model itself'!r}, makes {shapes} "
+                             "one tensor and has no count, so that the total would be too low: write it as a linear "
+                             "layer, a convolution or a product of matrices, or count the model without it")
         return ignored
 
 
@@ -51,7 +51,7 @@ def _might_multiply(node: Any) -> bool:
 
 
 def _product(inputs: list[Any], outputs: list[Any]) -> int:
-    """Of a (matrix or vector) with b, the two before any that are added: for each number of the result, a's last size."""
+    """Of a with b, matrices or vectors: as many for each number of the result as a's last size."""
     return math.prod(get_shape(outputs[0])) * get_shape(inputs[0])[-1]
 
 

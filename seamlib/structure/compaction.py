@@ -38,12 +38,12 @@ def compact(model: nn.Module, example: Tensor, *, multiple: int = 1) -> tuple[nn
     1.8.0 answers wrongly for some numbers that are no multiples of that. Understood are convolutions (also depthwise),
     linear layers, batch norm, activations, pooling, additions, concatenations of channels and flattening; anything else
     keeps all of its channels and is named in the report. Under zero padding a constant channel is not constant at the
-    border: all such channels of a tensor become one. There are never more weights than before. `model`, in eval mode, is
-    unchanged; the result is a torch.fx.GraphModule.
+    border: all such channels of a tensor become one. There are never more weights than before. `model`, in eval mode,
+    is unchanged; the result is a torch.fx.GraphModule.
 
     Raises ValueError if the model is in train mode, cannot be traced, has weights that are no parameters, does not take
-    the example, or one image of it, if `multiple` is below 1, or (a check that is made on several images and on one) the
-    result would answer differently.
+    the example, or one image of it, if `multiple` is below 1, or (a check that is made on several images and on one)
+    the result would answer differently.
     """
     if type(multiple) is not int or multiple < 1:
         raise ValueError(f"multiple is {multiple!r}: it must be 1 (nothing dead stays) or more, such as 16")

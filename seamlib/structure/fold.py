@@ -20,8 +20,8 @@ def fold_norms(model: nn.Module, masked: Collection[str] = ()) -> tuple[nn.Modul
     stays s * b alone, and t is what `offsets` has under its name: to be added after masking.
 
     The copy answers as `model` does in eval mode, up to rounding, with the parameter names of `model` (and new biases);
-    where a norm does not directly follow a layer of its own, where neither of the two has a bias, or the model cannot be
-    traced, all stays as it was.
+    where a norm does not directly follow a layer of its own, where neither of the two has a bias, or the model cannot
+    be traced, all stays as it was.
     """
     pairs = {layer: norm for layer, norm in _pairs(model).items()
              if not {f"{norm}.weight", f"{norm}.bias"} & set(masked)}
