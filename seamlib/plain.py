@@ -1,91 +1,117 @@
-"""A model as it has to come: modules of torch whose weights are parameters, and not wrapped in anything."""
+"""What a model must be before its weights are masked, trained or counted: a plain module that holds them itself.
+
+And, as models differ in it, how one is put in train mode so that it answers as it does in eval mode.
+"""
 
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
-from torch.nn.utils.prune import BasePruningMethod
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
-from .evaluate import measuring
-
-REMOVED_BY = {BasePruningMethod: "prune.remove", WeightNorm: "remove_weight_norm", SpectralNorm: "remove_spectral_norm"}
-
-
-def check(model: nn.Module) -> None:
-    """ValueError, with the layer, the cause and the cure, for a model whose weights are not plain parameters.
-
-    These are TorchScript, quantised layers, layers that have not met their first input, and weights that are computed
-    anew in each call: parametrizations, and what torch.nn.utils does by hooks (prune, weight_norm, spectral_norm).
-    """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"the model is a {type(model).__name__}: it must be a torch.nn.Module")
-    for name, module in model.named_modules():
-        where = f"layer {name!r} of {type(model).__name__}" if name else type(model).__name__
-        layer = f"model.get_submodule({name!r})"
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ValueError(f"{where} is TorchScript, which nothing can look into: give the torch.nn.Module that it "
-                             "was made from")
-        if ".quantized" in type(module).__module__:
-            raise ValueError(f"{where} is quantised, its weights are no parameters: give the model as it was before, "
-                             "and quantise the result")
-        if any(nn.parameter.is_lazy(t) for t in (*module._parameters.values(), *module._buffers.values())):
-            raise ValueError(f"{where} has no weights yet, as it has not met its first input: call the model once")
-        if parametrize.is_parametrized(module):
-            part = next(iter(module.parametrizations))
-            raise ValueError(f"{where} has a parametrization: its {part} is computed anew in each call and is no "
-                             f"parameter; call torch.nn.utils.parametrize.remove_parametrizations({layer}, {part!r})")
-        for hook in module._forward_pre_hooks.values():
-            if call := next((c for kind, c in REMOVED_BY.items() if isinstance(hook, kind)), ""):
-                part = getattr(hook, "_tensor_name", "") or hook.name
-                raise ValueError(f"{where} has a hook of torch.nn.utils, {type(hook).__name__}: its {part} is computed "
-                                 "anew in each call and is no parameter; call "
-                                 f"torch.nn.utils.{call}({layer}, {part!r})")
+PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+COUNTS = (torch.bool, torch.int16, torch.int32, torch.int64)  # a parameter that counts or indexes is left alone
+CURES = {"_g": "torch.nn.utils.remove_weight_norm", "_mask": "torch.nn.utils.prune.remove",
+         "_orig": "torch.nn.utils.remove_spectral_norm"}  # by what is found beside the weight; pruning leaves two
 
 
 def plain(model: nn.Module) -> nn.Module:
-    """A copy of `model`, without DataParallel and torch.compile around it or a part of it; ValueError as `check`."""
-    check(model)
-    model = copy.deepcopy(_unwrapped(model))
-    for module in list(model.modules()):
-        module._modules |= {name: _unwrapped(child) for name, child in module._modules.items() if child is not None}
-    return model
+    """`model` itself, or what `DataParallel`, `DistributedDataParallel` or `torch.compile` has wrapped.
 
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """`model` out of whatever is around it: torch.compile's module has it as _orig_mod."""
-    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
-        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
-    return model
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first, or its kind."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def answer(model: nn.Module, example: Tensor) -> Tensor:
-    """What `model` says about `example` [B, ...], in full precision and without a gradient.
-
-    Raises ValueError unless the example is a tensor of one image or more, which `model` answers with another tensor.
+    Raises ValueError, with the cure, for what is no module, a scripted module, a quantised layer, a weight that is not
+    there yet (lazy, or on the meta device), and one that is computed from others (a parametrization, pruning, weight
+    norm or spectral norm): a mask of its parts would not be a mask of the weight.
     """
-    name = type(model).__name__
-    if not isinstance(example, Tensor) or example.dim() < 1 or not len(example):
-        what: Any = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
-        raise ValueError(f"the example is a {what}: it must be one tensor [B, ...] of at least one image; wrap a model "
-                         "that takes anything else in a module that takes a tensor")
-    with measuring():
-        try:
-            said = model(example.clone())  # whose forward may change it
-        except Exception as e:  # whatever a forward raises at what it cannot use
-            raise ValueError(f"{name} does not take an example of shape {tuple(example.shape)} and {example.dtype} on "
-                             f"{example.device}: {first_line(e)}") from e
-    if not isinstance(said, Tensor):
-        raise ValueError(f"{name} returns a {type(said).__name__}, not a tensor: wrap it in a module that picks the "
-                         "logits out")
-    return said
+    while isinstance(model, PARALLEL) or "_orig_mod" in getattr(model, "_modules", {}):
+        model = model.module if isinstance(model, PARALLEL) else model.get_submodule("_orig_mod")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"the model is of type {type(model).__name__}: it must be a torch.nn.Module")
+    for name, module in model.named_modules():
+        what = f"{name or 'the model'} ({type(module).__name__})"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(f"{what} is scripted or traced, so its weights cannot be exchanged: give the model that "
+                             "it was made from")
+        if type(module).__module__.startswith("torch.ao.nn.") and "quantized" in type(module).__module__:
+            raise ValueError(f"{what} is quantised, so its weights are packed: give the model from before it was "
+                             "quantised, and quantise the result")
+        if parametrize.is_parametrized(module):
+            key = next(iter(module.parametrizations))  # type: ignore[arg-type]
+            raise ValueError(f"{what} has a {key} that is computed by a parametrization: make it a parameter first, by "
+                             f"torch.nn.utils.parametrize.remove_parametrizations(layer, {key!r})")
+        _check_not_computed(what, module)
+    for name, p in model.named_parameters():
+        if is_lazy(p) or p.is_meta:
+            raise ValueError(f"{name} has no values yet (a {type(p).__name__} on {p.device}): call the model once, or "
+                             "load its weights")
+    return model
+
+
+def _check_not_computed(what: str, module: nn.Module) -> None:
+    """ValueError if one of the module's tensors is what a hook makes of its parameters, or holds on to a graph."""
+    for key, t in {**vars(module), **module._buffers}.items():
+        if not isinstance(t, Tensor):
+            continue
+        beside = {suffix for suffix in CURES if f"{key}{suffix}" in module._parameters | module._buffers}
+        if cure := next((CURES[suffix] for suffix in CURES if suffix in beside), ""):
+            raise ValueError(f"{what} has a {key} that is computed before each call: make it a parameter first, by "
+                             f"{cure}(layer, {key!r})")
+        if t.grad_fn is not None:
+            raise ValueError(f"{what} holds {key!r}, a tensor that was computed from others with gradients, so the "
+                             f"model cannot be copied: make it a Parameter, or detach it ({key}.detach())")
+
+
+def sound(model: nn.Module) -> nn.Module:
+    """`plain(model)`; ValueError also unless it has weights, and all of them are real numbers that are finite."""
+    model = plain(model)
+    parameters = dict(model.named_parameters())
+    for name, p in parameters.items():
+        if p.dtype not in FLOATS + COUNTS or p.layout != torch.strided:
+            kind = str(p.dtype if p.layout == torch.strided else p.layout).removeprefix("torch.")
+            raise ValueError(f"the weight {name} is {kind}: it must be a dense tensor of float16, bfloat16, float32 or "
+                             "float64; convert it, or give the model from before it was converted")
+        if not p.isfinite().all():
+            raise ValueError(f"the weight {name} has {int((~p.isfinite()).sum())} of {p.numel()} values that are NaN "
+                             "or infinite: load or train the model again")
+    for name, b in model.named_buffers():
+        if b.is_floating_point() and b.isnan().any():
+            raise ValueError(f"the buffer {name} has {int(b.isnan().sum())} of {b.numel()} values that are NaN: load "
+                             "or train the model again")
+    if not any(p.dtype in FLOATS for p in parameters.values()):
+        raise ValueError(f"{type(model).__name__} has no weights: there is nothing to mask or to train")
+    return model
+
+
+def takes_train_mode(model: nn.Module, x: Tensor) -> bool:
+    """Whether `model` returns for images `x` [B, ...] in train mode a tensor of the shape that it returns in eval mode.
+
+    If not (some return the answers of auxiliary heads as well, or ask for labels), `train_mode` leaves out its own
+    code. Raises ValueError if it returns something else even then.
+    """
+    model, x = copy.deepcopy(model), torch.cat([x[:1], x[:1]])
+
+    def shape() -> torch.Size | None:
+        with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
+            try:
+                return getattr(model(x), "shape", None)
+            except Exception:  # whatever a model's forward raises in a mode that it is not asked in alone
+                return None
+    model.eval()
+    wanted = shape()
+    for whole in (True, False):
+        train_mode(model, whole)
+        if shape() == wanted:
+            return whole
+    raise ValueError(f"{type(model).__name__} does not return in train mode what it does in eval mode, also with only "
+                     "its layers in train mode: wrap it in a module that returns logits [B, outputs] in both")
+
+
+def train_mode(model: nn.Module, whole: bool = True) -> None:
+    """Put `model` in train mode; unless `whole`, only its layers (dropout, norms), and not the modules around them."""
+    model.train(whole)
+    for module in model.modules():
+        if not whole and (isinstance(module, nn.MultiheadAttention) or next(module.children(), None) is None):
+            module.train()

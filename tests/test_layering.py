@@ -7,19 +7,20 @@ from conftest import ROOT
 
 ROOMS = {  # its files, from the ground up: each knows those before it; and the rooms that it knows
     "records": (["runtime", "records", "cache"], set()),
+    "plain": ([], set()),
     "evaluate": ([], {"records"}),
-    "plain": ([], {"evaluate"}),
+    "trial": ([], {"evaluate", "plain"}),
     "figures": (["style", "searches", "costs", "students"], set()),
     "models": ([], {"records"}),
     "masks": (["masks", "norms", "file", "overlap"], {"records"}),
-    "structure": (["fold", "nodes", "channels", "compaction", "gates"], {"evaluate", "plain"}),
+    "structure": (["fold", "nodes", "channels", "compaction", "gates"], {"evaluate", "plain", "trial"}),
     "problems": (["superclasses", "stream", "layouts", "data", "tasks"], {"records", "evaluate"}),
     "search": (["settings", "found", "checks", "log", "checkpoints", "capture", "lowering", "loop", "many"],
                {"masks", "structure", "models", "records", "evaluate"}),
     "reuse": (["finetune", "remos", "defects", "indirect"],
               {"search", "problems", "masks", "models", "records", "evaluate"}),
     "ship": (["operators", "cost", "timing", "export", "compare", "import_seam"],
-             {"search", "masks", "models", "records", "evaluate", "plain"}),
+             {"search", "masks", "models", "records", "evaluate", "plain", "trial"}),
     "restore": ([], {"search", "problems", "masks", "models", "records"}),
 }
 LIBRARY = ROOT / "seamlib"

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .. import plain
+from ..plain import plain
+from ..trial import answer, copied
 
 
 class Flops(NamedTuple):
@@ -24,7 +25,7 @@ class Flops(NamedTuple):
 
 def weights(model: nn.Module) -> tuple[int, int]:
     """(parameters, parameters that are not zero) of `model`; ValueError for weights that are no parameters."""
-    plain.check(model)
+    model = plain(model)
     return (sum(p.numel() for p in model.parameters()), sum(int(p.count_nonzero()) for p in model.parameters()))
 
 
@@ -39,19 +40,20 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
     """
     from .operators import Counted  # fvcore takes seconds to import
 
+    model = plain(model)
     if any(m.training for m in model.modules()):
         raise ValueError(f"{type(model).__name__}, or a part of it, is in train mode: call model.eval() first")
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)  # what it warns of is returned instead
-    with traceable(model) as copied:
-        plain.answer(copied, example)
+    with traceable(model) as traced:
+        answer(traced, example)
         tokens: dict[str, list[int]] = {}
-        for name, module in copied.named_modules():
+        for name, module in traced.named_modules():
             if isinstance(module, nn.MultiheadAttention):
                 module.register_forward_pre_hook(_count_tokens(tokens, name), with_kwargs=True)
-        analysis = Counted(copied, example)
+        analysis = Counted(traced, example)
         counts, uncounted = analysis.by_module(), dict(analysis.unsupported_ops())
     by_layer: dict[str, tuple[int, float]] = {}
-    for name, module in copied.named_modules():
+    for name, module in traced.named_modules():
         if isinstance(module, nn.MultiheadAttention) and name in tokens:
             parts = list(_projections(module, tokens[name]))
         elif isinstance(module, nn.RNNBase | nn.RNNCellBase) and counts[name]:
@@ -71,17 +73,17 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
 
 @contextmanager
 def traceable(model: nn.Module) -> Iterator[nn.Module]:
-    """Context of a copy of `model` that torch can trace; ValueError as `plain.check`.
+    """Context of a copy of `model` that torch can trace; ValueError as `plain.plain`.
 
     Attention runs as its single operators, not as one that nothing can count, and state that is no tensor is left out.
     """
-    copied, before = plain.plain(model), torch.backends.mha.get_fastpath_enabled()
-    for module in copied.modules():
+    ready, before = copied(model), torch.backends.mha.get_fastpath_enabled()
+    for module in ready.modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             module.get_extra_state = lambda: torch.empty(0)  # type: ignore[method-assign]
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield copied
+        yield ready
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
 

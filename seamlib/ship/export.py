@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..evaluate import measuring
-from ..plain import answer, first_line
 from ..records import runtime
+from ..trial import answer, first_line
 from .cost import traceable
 
 OPSET, NEWEST = 13, 20  # that DeepSparse 1.8.0 knows in full; that the exporter knows
@@ -44,10 +44,10 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path | str, *, any_batc
         raise ModuleNotFoundError(f"ONNX export needs the package {e.name}: pip install onnx onnxruntime (beside "
                                   "DeepSparse: pip install onnx==1.14.1 'numpy<2', Python 3.11 or older)") from e
     name = type(model).__name__
-    with traceable(model) as copied, measuring():
-        copied = copied.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    with traceable(model) as ready, measuring():
+        ready = ready.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         example = example.cpu().contiguous() if isinstance(example, Tensor) else example
-        want = answer(copied, example)
+        want = answer(ready, example)
         if torch.bfloat16 in (want.dtype, example.dtype):
             raise ValueError(f"{name} computes in bfloat16, which onnxruntime does not: export model.float(), with "
                              "example.float()")
@@ -55,7 +55,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path | str, *, any_batc
             raise ValueError(f"classes are {classes!r}: they must be a list of {want.shape[-1]} names, one for each "
                              f"output of {name}")
         with runtime.atomic(path) as part:
-            _write(copied, example, part, any_batch)
+            _write(ready, example, part, any_batch)
             written = onnx.load(str(part))
             onnx.helper.set_model_props(written, {"classes": json.dumps(list(classes)),
                                                   **{key: str(text) for key, text in (about or {}).items()}})
@@ -63,7 +63,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path | str, *, any_batc
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 4  # what it complains of is raised as well
             for x in [example, torch.cat([example, example.flip(0)]), example[:1]][:3 if any_batch else 1]:
-                want = answer(copied, x)
+                want = answer(ready, x)
                 try:
                     session = onnxruntime.InferenceSession(str(part), options, providers=["CPUExecutionProvider"])
                     found = torch.from_numpy(session.run(None, {"images": x.numpy()})[0])

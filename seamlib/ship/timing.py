@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..plain import answer, first_line
 from ..records import runtime
+from ..trial import first_line
 
 ENGINES = ("torch", "onnxruntime", "deepsparse")
 INSTALL = {"torch": "pip install torch", "onnxruntime": "pip install onnxruntime",
@@ -105,7 +105,6 @@ def _compiled(name: str, model: nn.Module | Path, x: Tensor, engine: str, thread
     if isinstance(model, nn.Module):
         if model.training:
             raise ValueError(f"{name!r} is in train mode: call model.eval() first")
-        answer(model, x)
         return lambda: model(x).cpu()  # waits for the GPU, if it is one
     if not Path(model).is_file():
         raise FileNotFoundError(f"{name!r} has no file at {model}: write it with seamlib.export_onnx")

@@ -20,7 +20,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from ..evaluate import measuring
-from ..plain import answer, plain
+from ..trial import answer, copied
 from .fold import fold_norms
 from .nodes import Nodes, traced
 
@@ -59,9 +59,9 @@ def channel_graph(model: nn.Module, example: Tensor) -> tuple[ChannelGraph, Tens
     """(The graph of a copy of `model`, norms folded; the example, and its mirror image if it is a single one).
 
     Beside one image alone a parameter [1, ...] has the shape of what comes from it, and would be taken for that. Raises
-    ValueError as `plain` does, or if the model cannot be traced, or does not take one image or more.
+    ValueError as `plain.plain` does, or if the model cannot be traced, or does not take one image or more.
     """
-    model = plain(model)
+    model = copied(model)
     answer(model, example)
     if len(example) == 1:
         example = torch.cat([example, example.flip(-1)])
