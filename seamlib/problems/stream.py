@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 SIZE, RESIZED = 224, 256  # pixels: of the crop that the model sees, and of the short side before the central one
-SUFFIXES = {".jpeg", ".jpg", ".png"}
+SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+SYSTEM = {"Thumbs.db", "desktop.ini"}  # what file managers leave, beside hidden files
+TURNED = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+          8: Image.Transpose.ROTATE_90}  # EXIF orientation -> what makes it upright
+ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -37,19 +43,75 @@ class Files:
 def listed(folder: Path, classes: Sequence[str]) -> Files:
     """The files in the class folders of `folder`, by class, then by name. A class without a folder has no file.
 
-    Raises FileNotFoundError if there is no folder or no image in any, ValueError for a folder that is no class.
+    Raises FileNotFoundError if there is no folder or no image in any, ValueError for a folder that is no class, or as
+    `class_files`.
     """
     layout = f"expected {folder}/<WordNet id>/*.JPEG, a folder for each class"
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: {layout}")
     if unknown := {p.name for p in folder.iterdir() if p.is_dir()} - set(classes):
         raise ValueError(f"{folder} has a folder {min(unknown)!r} that is no class of this data set: remove it")
-    found = [(str(p), label) for label, c in enumerate(classes)
-             for p in sorted((folder / c).glob("*")) if p.suffix.lower() in SUFFIXES]
+    found = [(str(p), label) for p, label in class_files(folder, classes)]
     if not found:
-        raise FileNotFoundError(f"no image in the class folders of {folder}: {layout}; ImageNet's validation images "
-                                "come in one folder and have to be sorted into theirs")
+        raise FileNotFoundError(f"no image in the class folders of {folder}: {layout}")
     return Files(np.array([p for p, _ in found], dtype=np.str_), torch.tensor([y for _, y in found], dtype=torch.int64))
+
+
+class Damaged(ValueError):
+    """A file that is no whole image. Its one argument is the message, so that it survives a worker process."""
+
+
+def class_files(folder: Path, classes: Sequence[str]) -> list[tuple[Path, int]]:
+    """(file, class number) of each image in the class folders of `folder`, by class, then by name.
+
+    Raises ValueError, with their number and the first, if there are files that would be passed over: of another kind,
+    in folders within the class folders, or beside them. Hidden ones do not count.
+    """
+    numbers = {str(folder / c): label for label, c in enumerate(classes)}
+    found, others = [], []
+    for at, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if at in numbers and Path(name).suffix.lower() in SUFFIXES and not name.startswith("."):
+                found.append((Path(at, name), numbers[at]))
+            elif not name.startswith(".") and name not in SYSTEM:
+                others.append(Path(at, name))
+    if others:
+        raise ValueError(f"{folder} has {len(others)} files that would be passed over, such as {min(others)}: images "
+                         "lie in the class folders (those that come in one folder have to be sorted into theirs), not "
+                         f"deeper, and end in {', '.join(sorted(SUFFIXES))}; move, convert or remove the others")
+    return sorted(found, key=lambda file: (file[1], str(file[0])))
+
+
+def decoded(path: Path | str) -> Image.Image:
+    """The image in a file, as RGB with 8 bits, as a viewer shows it; of a moving one the first frame.
+
+    It is turned as its EXIF data say, 16-bit grey is scaled, what is transparent lies on white. Raises ValueError, with
+    the path, for a file that is no whole image, or one of numbers whose range nobody knows (32 bits, floating point).
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large images, and of odd metadata
+            with Image.open(path) as opened:
+                return _seen(opened)
+    except Image.DecompressionBombError as e:
+        raise Damaged(f"{path} is too large to be decoded ({e}): make it smaller, or remove it") from None
+    except Exception as e:  # whatever a decoder meets in a damaged file
+        raise Damaged(f"{path} is damaged or no image ({' '.join(str(e).split()) or type(e).__name__}): replace or "
+                      "remove it") from None
+
+
+def _seen(image: Image.Image) -> Image.Image:
+    image.load()  # which turns some kinds of file, and says so
+    turn = TURNED.get(image.getexif().get(ORIENTATION, 1))
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        image = Image.fromarray((np.asarray(image) / 257).round().astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError("its 32-bit numbers have no range that is known; images have 8 or 16 bits")
+    elif image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return (image if turn is None else image.transpose(turn)).convert("RGB")
 
 
 def digest(*parts: Files) -> str:
@@ -60,10 +122,6 @@ def digest(*parts: Files) -> str:
             h.update(f"{label} {Path(path).name} {Path(path).stat().st_size}\n".encode())
         h.update(b"\n")
     return h.hexdigest()
-
-
-class Damaged(ValueError):
-    """A file that is no whole image. Its one argument is the message, so that it survives a worker process."""
 
 
 class Streamed:
@@ -128,12 +186,7 @@ class _Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
         self.files, self.seed, self.number, self.flip = files, seed, number, flip
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        path = str(self.files.paths[i])
-        try:
-            with Image.open(path) as opened:
-                image = opened.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as e:
-            raise Damaged(f"{path} is damaged or no image ({e}): replace or remove it") from None
+        image = decoded(str(self.files.paths[i]))
         image = _central(image) if self.seed is None else self._augmented(image, i)
         return torch.from_numpy(np.array(image)), int(self.files.labels[i])
 

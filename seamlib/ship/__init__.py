@@ -1,5 +1,6 @@
 """A model on its way out: what it weighs, costs and takes, and files for other engines.
 
+- `operators`: multiply-adds of each operator
 - `cost`: weights, and multiply-adds with and without zeros
 - `timing`: latency, engine by engine
 - `export`: ONNX files

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from ..plain import plain
+from ..trial import answer, copied
 
 
 class Flops(NamedTuple):
@@ -22,62 +24,68 @@ class Flops(NamedTuple):
 
 
 def weights(model: nn.Module) -> tuple[int, int]:
-    """(parameters, parameters that are not zero) of `model`."""
+    """(parameters, parameters that are not zero) of `model`; ValueError for weights that are no parameters."""
+    model = plain(model)
     return (sum(p.numel() for p in model.parameters()), sum(int(p.count_nonzero()) for p in model.parameters()))
 
 
 def flops(model: nn.Module, example: Tensor) -> Flops:
     """Count the multiply-adds of `model(example)`; `model`, which must be in eval mode, is unchanged.
 
-    Layers with a density of their own: convolutions (grouped and transposed ones too), linear layers, and the four
-    projections of nn.MultiheadAttention. All else (pooling, normalisation, the products of queries with keys and of
-    attention with values, bare parameters, a layer's weight used outside of the layer) counts the same in both. Raises
-    ValueError for a model in train mode.
+    Layers with a density of their own: convolutions (grouped and transposed ones too), linear and bilinear layers, and
+    each matrix of recurrent ones and of nn.MultiheadAttention. All else (pooling, normalisation, the products of
+    queries with keys and of attention with values, bare parameters, a layer's weight used outside of the layer) counts
+    the same in both. Raises ValueError for a model in train mode, with weights that are no parameters, or that does not
+    take the example, and for an operator that combines tensors as a product of matrices does and has no count.
     """
-    from fvcore.nn import FlopCountAnalysis
-    from fvcore.nn.jit_handles import bmm_flop_jit
+    from .operators import Counted  # fvcore takes seconds to import
 
-    if model.training:
-        raise ValueError(f"{type(model).__name__} is in train mode: call model.eval() first")
+    model = plain(model)
+    if any(m.training for m in model.modules()):
+        raise ValueError(f"{type(model).__name__}, or a part of it, is in train mode: call model.eval() first")
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)  # what it warns of is returned instead
-    with _taken_apart(), ExitStack() as hooks:
+    with traceable(model) as traced:
+        answer(traced, example)
         tokens: dict[str, list[int]] = {}
-        for name, module in model.named_modules():
+        for name, module in traced.named_modules():
             if isinstance(module, nn.MultiheadAttention):
-                handle = module.register_forward_pre_hook(_count_tokens(tokens, name), with_kwargs=True)
-                hooks.callback(handle.remove)
-        analysis = FlopCountAnalysis(model, example)
-        analysis.set_op_handle("aten::scaled_dot_product_attention", _attention)
-        analysis.set_op_handle("aten::baddbmm", lambda inputs, outputs: bmm_flop_jit(inputs[1:3], outputs))
+                module.register_forward_pre_hook(_count_tokens(tokens, name), with_kwargs=True)
+        analysis = Counted(traced, example)
         counts, uncounted = analysis.by_module(), dict(analysis.unsupported_ops())
     by_layer: dict[str, tuple[int, float]] = {}
-    for name, module in model.named_modules():
+    for name, module in traced.named_modules():
         if isinstance(module, nn.MultiheadAttention) and name in tokens:
-            for part, n, weight in _projections(module, tokens[name]):
-                by_layer[f"{name}.{part}" if name else part] = (n * weight.numel(), n * int(weight.count_nonzero()))
-        elif isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and counts[name]:
+            parts = list(_projections(module, tokens[name]))
+        elif isinstance(module, nn.RNNBase | nn.RNNCellBase) and counts[name]:
+            matrices = {part: p for part, p in module.named_parameters() if p.dim() > 1}
+            vectors = int(counts[name]) // sum(p.numel() for p in matrices.values())
+            parts = [(part, vectors, p) for part, p in matrices.items()]
+        elif isinstance(module, nn.modules.conv._ConvNd | nn.Linear | nn.Bilinear) and counts[name]:
             by_layer[name] = (counts[name], counts[name] * int(module.weight.count_nonzero()) / module.weight.numel())
+            continue
+        else:
+            continue
+        for part, n, weight in parts:
+            by_layer[f"{name}.{part}" if name else part] = (n * weight.numel(), n * int(weight.count_nonzero()))
     dense = int(counts[""])
     return Flops(dense, dense - sum(d - s for d, s in by_layer.values()), by_layer, uncounted)
 
 
 @contextmanager
-def _taken_apart() -> Iterator[None]:
-    """Context in which attention runs as its single operators, not as one that nothing can count."""
-    before = torch.backends.mha.get_fastpath_enabled()
+def traceable(model: nn.Module) -> Iterator[nn.Module]:
+    """Context of a copy of `model` that torch can trace; ValueError as `plain.plain`.
+
+    Attention runs as its single operators, not as one that nothing can count, and state that is no tensor is left out.
+    """
+    ready, before = copied(model), torch.backends.mha.get_fastpath_enabled()
+    for module in ready.modules():
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            module.get_extra_state = lambda: torch.empty(0)  # type: ignore[method-assign]
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        yield ready
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-
-
-def _attention(inputs: list[Any], outputs: list[Any]) -> float:
-    """Multiply-adds of attention on q [..., L, D], k [..., S, D], v [..., S, Dv]: q with k, and the result with v."""
-    from fvcore.nn.jit_handles import get_shape
-
-    q, k, v = (get_shape(i) for i in inputs[:3])
-    return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
 
 
 def _count_tokens(tokens: dict[str, list[int]], name: str) -> Any:

@@ -15,15 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from ..records import runtime
+from ..trial import first_line
 
 ENGINES = ("torch", "onnxruntime", "deepsparse")
 INSTALL = {"torch": "pip install torch", "onnxruntime": "pip install onnxruntime",
            "deepsparse": "pip install deepsparse==1.8.0 'numpy<2' (Python 3.11 or older)"}
 WARMUP = 5  # calls of each model before any is timed
 TOLERANCE = 1e-3  # absolute and relative: far above fp32's rounding (1e-5), far below what moves an arg max
+ROUNDINGS = 16  # the same in rounding steps of the precision, where they are more: of half and bfloat16
 BUSY, SPREAD = 0.10, 1.5  # a run is noisy if others had more of the cores, or if p90 is more than so many medians
 TOPOLOGY = Path("/sys/devices/system/cpu")
-Call = Callable[[], np.ndarray]
+Call = Callable[[], Tensor | np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,14 @@ def installed() -> tuple[str, ...]:
 
 def latency(models: Mapping[str, nn.Module | Path], x: Tensor, engine: str, *, expected: Mapping[str, Tensor],
             rounds: int = 30, threads: int | None = None) -> Latency:
-    """Time one call of each of `models` on `x`, float32 images [B, C, H, W], by `engine`.
+    """Time one call of each of `models` on `x`, images [B, C, H, W] in the models' precision, by `engine`.
 
     `models`: modules in eval mode for torch, ONNX files for `x`'s batch size (`export.export_onnx`) for the others.
     `expected`: torch's output for each; an engine that gives another is refused with ValueError. After the warm-up come
     `rounds` rounds; in each every model is called once, first to last and last to first in turn. `threads`: default,
     all physical cores that this process may use. With torch, models and `x` may be on a GPU. Raises ModuleNotFoundError
-    for an engine that is not installed, ValueError for bad arguments.
+    for an engine that is not installed, FileNotFoundError for an ONNX file that is not there, ValueError for bad
+    arguments, or a model that cannot be run on `x`.
     """
     runtime.check_choice("engine", engine, ENGINES)
     if engine not in installed():
@@ -63,8 +66,17 @@ def latency(models: Mapping[str, nn.Module | Path], x: Tensor, engine: str, *, e
                          "each of the models")
     threads = threads or _usable_cores()
     with _threads(threads), torch.no_grad():
-        calls = {name: _compiled(name, model, x, engine, threads) for name, model in models.items()}
-        errors = {name: _error(name, call(), expected[name], engine) for name, call in calls.items()}
+        calls, errors = {}, {}
+        for name, model in models.items():
+            try:
+                calls[name] = _compiled(name, model, x, engine, threads)
+                found = calls[name]()
+            except (ValueError, FileNotFoundError):
+                raise
+            except Exception as e:  # of an engine's own classes
+                raise ValueError(f"engine {engine!r} cannot run {name!r} on images of shape {tuple(x.shape)} and "
+                                 f"{x.dtype}: {first_line(e)}") from e
+            errors[name] = _error(name, found, expected[name], engine)
         for call in calls.values():
             for _ in range(WARMUP):
                 call()
@@ -93,7 +105,9 @@ def _compiled(name: str, model: nn.Module | Path, x: Tensor, engine: str, thread
     if isinstance(model, nn.Module):
         if model.training:
             raise ValueError(f"{name!r} is in train mode: call model.eval() first")
-        return lambda: model(x).cpu().numpy()  # waits for the GPU, if it is one
+        return lambda: model(x).cpu()  # waits for the GPU, if it is one
+    if not Path(model).is_file():
+        raise FileNotFoundError(f"{name!r} has no file at {model}: write it with seamlib.export_onnx")
     images = np.ascontiguousarray(x.cpu().numpy())
     if engine == "onnxruntime":
         import onnxruntime
@@ -111,15 +125,17 @@ def _compiled(name: str, model: nn.Module | Path, x: Tensor, engine: str, thread
     return lambda: compiled.run([images])[0]
 
 
-def _error(name: str, found: np.ndarray, expected: Tensor, engine: str) -> float:
+def _error(name: str, found: Tensor | np.ndarray, expected: Tensor, engine: str) -> float:
     """Largest absolute difference of an engine's output from torch's; ValueError if it is more than rounding."""
-    want = expected.detach().cpu().numpy()
-    if found.shape != want.shape or not np.allclose(found, want, TOLERANCE, TOLERANCE):
-        largest = f"up to {np.abs(found - want).max():.3g}" if found.shape == want.shape else f"shape {found.shape}"
+    found, want = torch.as_tensor(found).double(), expected.detach().cpu().double()
+    rounding = max(TOLERANCE, ROUNDINGS * torch.finfo(expected.dtype).eps if expected.is_floating_point() else 0)
+    if found.shape != want.shape or not torch.allclose(found, want, rounding, rounding):
+        largest = (f"up to {float((found - want).abs().max()):.3g}" if found.shape == want.shape else
+                   f"shape {tuple(found.shape)}")
         raise ValueError(f"engine {engine!r} gives another output for {name!r} than torch ({largest}): no time of it "
                          "means anything. DeepSparse 1.8.0 does this under numpy 2 and above (pip install 'numpy<2'), "
                          "and for some numbers of channels (compact(..., multiple=16))")
-    return float(np.abs(found - want).max())
+    return float((found - want).abs().max())
 
 
 def _usable_cores() -> int:

@@ -20,6 +20,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 
 from ..evaluate import measuring
+from ..trial import answer, copied
 from .fold import fold_norms
 from .nodes import Nodes, traced
 
@@ -55,22 +56,20 @@ def channel_groups(model: nn.Module, example: Tensor) -> tuple[dict[str, Channel
 
 
 def channel_graph(model: nn.Module, example: Tensor) -> tuple[ChannelGraph, Tensor]:
-    """(The graph of a copy of `model`, norms folded; what `model` says about the example).
+    """(The graph of a copy of `model`, norms folded; the example, and its mirror image if it is a single one).
 
-    Raises ValueError if the model cannot be traced, or does not take the example.
+    Beside one image alone a parameter [1, ...] has the shape of what comes from it, and would be taken for that. Raises
+    ValueError as `plain.plain` does, or if the model cannot be traced, or does not take one image or more.
     """
-    folded, _ = fold_norms(model)
-    graph = traced(folded.requires_grad_(False), type(model).__name__)
+    model = copied(model)
+    answer(model, example)
+    if len(example) == 1:
+        example = torch.cat([example, example.flip(-1)])
+        answer(model, example)
+    graph = traced(fold_norms(model)[0].requires_grad_(False), type(model).__name__)
     with measuring():
-        try:
-            want = model(example.clone())  # whose forward may change it
-            if not isinstance(want, Tensor):
-                raise ValueError(f"it returns a {type(want).__name__}, not a tensor")
-            ShapeProp(graph).propagate(example.clone())
-        except (RuntimeError, ValueError) as e:
-            raise ValueError(f"{type(model).__name__} does not take an example of shape {tuple(example.shape)}: "
-                             f"{str(e).splitlines()[0]}") from e
-        return ChannelGraph(graph), want
+        ShapeProp(graph).propagate(example.clone())
+        return ChannelGraph(graph), example
 
 
 class ChannelGraph(Nodes):

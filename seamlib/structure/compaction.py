@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..evaluate import measuring
+from ..plain import plain
+from ..trial import answer
 from .channels import ChannelGraph, Shift, channel_graph
 
 BLOCK = 16  #: channels that engines work on at a time, at most; for `multiple`
@@ -37,29 +39,38 @@ def compact(model: nn.Module, example: Tensor, *, multiple: int = 1) -> tuple[nn
     1.8.0 answers wrongly for some numbers that are no multiples of that. Understood are convolutions (also depthwise),
     linear layers, batch norm, activations, pooling, additions, concatenations of channels and flattening; anything else
     keeps all of its channels and is named in the report. Under zero padding a constant channel is not constant at the
-    border: all such channels of a tensor become one. `model`, in eval mode, is unchanged; the result is a
-    torch.fx.GraphModule.
+    border: all such channels of a tensor become one. There are never more weights than before. `model`, in eval mode,
+    is unchanged; the result is a torch.fx.GraphModule.
 
-    Raises ValueError if the model is in train mode, cannot be traced, does not take the example, if `multiple` is below
-    1, or (a check that is made on the example) the result would answer differently.
+    Raises ValueError if the model is in train mode, cannot be traced, has weights that are no parameters, does not take
+    the example, or one image of it, if `multiple` is below 1, or (a check that is made on several images and on one)
+    the result would answer differently.
     """
-    if multiple < 1:
-        raise ValueError(f"multiple is {multiple}: it must be 1 (nothing dead stays) or more, such as 16")
+    if type(multiple) is not int or multiple < 1:
+        raise ValueError(f"multiple is {multiple!r}: it must be 1 (nothing dead stays) or more, such as 16")
+    model = plain(model)
     if any(m.training for m in model.modules()):
         raise ValueError(f"{type(model).__name__}, or a part of it, is in train mode: call model.eval() first")
-    channels, want = channel_graph(model, example)
+    channels, examples = channel_graph(model, example)
     rewriting = _Rewriting(channels)
     rewriting.fill_up(multiple)
     with measuring():
         report = rewriting.rewrite()
-        found = channels.graph(example.clone())
-        scale = float(want.abs().max()) or 1.0
-        rounding = max(TOLERANCE, 4 * torch.finfo(want.dtype).eps)
-        if not float((found - want).abs().max()) <= rounding * scale:
-            raise ValueError(f"the compacted {type(model).__name__} answers differently, by "
-                             f"{float((found - want).abs().max()):.2g}: it does something that is not understood here, "
-                             "such as changing a tensor in place; please report it")
+    for x in (examples, examples[:1]):
+        if wrong := _difference(answer(channels.graph, x), answer(model, x)):
+            raise ValueError(f"the compacted {type(model).__name__} answers differently, by {wrong}, for {len(x)} "
+                             "images: it does something that is not understood here, such as changing a tensor in "
+                             "place; please report it")
     return channels.graph.eval(), report
+
+
+def _difference(found: Tensor, want: Tensor) -> str:
+    """Of two answers, in words; empty if it is rounding."""
+    if found.shape != want.shape:
+        return f"shape {tuple(found.shape)} for {tuple(want.shape)}"
+    rounding = max(TOLERANCE, 4 * torch.finfo(want.dtype).eps) if want.is_floating_point() else 0
+    largest, scale = float((found.double() - want.double()).abs().max()), float(want.double().abs().max()) or 1.0
+    return "" if largest <= rounding * scale else f"{largest:.2g}"
 
 
 class _Rewriting:
@@ -161,7 +172,8 @@ class _Rewriting:
         like = module.weight
         shape = (len(out), len(into), *like.shape[2:])
         module.weight = nn.Parameter(weight[out][:, into].reshape(shape).to(like), requires_grad=False)
-        module.bias = nn.Parameter(bias[out].to(like), requires_grad=False)
+        adds = module.bias is not None or bool(bias[out].any())  # a constant that is gone leaves more than its bias
+        module.bias = nn.Parameter(bias[out].to(like), requires_grad=False) if adds else None
         for name, n in zip(("out_features", "in_features") if isinstance(module, nn.Linear) else
                            ("out_channels", "in_channels"), shape, strict=False):
             setattr(module, name, n)

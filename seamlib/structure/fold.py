@@ -20,7 +20,8 @@ def fold_norms(model: nn.Module, masked: Collection[str] = ()) -> tuple[nn.Modul
     stays s * b alone, and t is what `offsets` has under its name: to be added after masking.
 
     The copy answers as `model` does in eval mode, up to rounding, with the parameter names of `model` (and new biases);
-    where a norm does not directly follow a layer of its own, or the model cannot be traced, all stays as it was.
+    where a norm does not directly follow a layer of its own, where neither of the two has a bias, or the model cannot
+    be traced, all stays as it was.
     """
     pairs = {layer: norm for layer, norm in _pairs(model).items()
              if not {f"{norm}.weight", f"{norm}.bias"} & set(masked)}
@@ -71,6 +72,7 @@ def _adjacent(model: nn.Module) -> dict[str, str]:
             alone = all(owners[id(p)] == 1 for m in (layer, norm) for p in m.parameters(recurse=False))
             hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (layer, norm))
             alone = alone and names[id(layer)] == names[id(norm)] == 1
-            if simple and once and alone and not hooked and norm.running_mean is not None:
+            smaller = simple and (layer.bias is not None or norm.bias is not None)  # else weights would be added
+            if smaller and once and alone and not hooked and norm.running_mean is not None:
                 pairs[name] = norm_name
     return pairs

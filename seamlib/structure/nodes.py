@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from ..trial import first_line
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 POINTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Hardswish,
              nn.Hardsigmoid, nn.Hardtanh, nn.Mish, nn.Softplus, nn.Identity, nn.modules.dropout._DropoutNd,
@@ -40,7 +42,7 @@ def traced(model: nn.Module, name: str) -> fx.GraphModule:
     try:
         return fx.GraphModule(whole, fx.Tracer().trace(whole))
     except Exception as e:  # whatever a model's forward raises at a value that is not there
-        raise ValueError(f"{name} cannot be traced by torch.fx ({str(e).splitlines()[0] if str(e) else type(e)}): "
+        raise ValueError(f"{name} cannot be traced by torch.fx ({first_line(e)}): "
                          "its forward must not depend on the values of tensors") from e
 
 

@@ -34,7 +34,7 @@ def test_canonical_order_does_not_depend_on_the_files(tree, tmp_path):
 def test_decoded_images_are_cached_until_a_file_changes(tree, tmp_path, monkeypatch):
     before = data.load(f"folder:{tree}", tmp_path / "cache")
     with monkeypatch.context() as m:
-        m.setattr(data, "_decode", lambda path: pytest.fail("decoded again"))
+        m.setattr(data, "_pixels", lambda path: pytest.fail("decoded again"))
         assert data.load(f"folder:{tree}", tmp_path / "cache").digest == before.digest
     Image.new("RGB", (8, 8), "red").save(tree / "train/cat/0.png")
     assert data.load(f"folder:{tree}", tmp_path / "cache").digest != before.digest

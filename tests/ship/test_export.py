@@ -66,7 +66,7 @@ def test_a_file_that_answers_differently_is_not_written(tmp_path):
 
         def forward(self, x):
             return x.flatten(1) * len(x)
-    with pytest.raises(ValueError, match=r"onnxruntime's logits differ from torch's by .* for 4 images"):
+    with pytest.raises(ValueError, match=r"onnxruntime's logits, for 4 images, differ from torch's by .* of the l"):
         export.export_onnx(Counts().eval(), torch.rand(2, 3), tmp_path / "model.onnx", any_batch=True)
     assert not list(tmp_path.iterdir())
 
@@ -77,7 +77,7 @@ def test_a_failed_export_leaves_what_was_there(tmp_path):
             raise RuntimeError("no")
     path = tmp_path / "model.onnx"
     path.write_text("before")
-    with pytest.raises(RuntimeError, match="no"):
+    with pytest.raises(ValueError, match="Odd does not take an example of shape .*: no$"):
         export.export_onnx(Odd(), torch.rand(1, 2), path)
     assert path.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]

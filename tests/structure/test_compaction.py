@@ -228,7 +228,7 @@ def test_bad_input():
         compact(models.build("lenet-mnist5k").eval(), torch.rand(1, 3, 28, 28))
     with pytest.raises(ValueError, match="multiple is 0: it must be 1 .* or more, such as 16"):
         compact(nn.Linear(1, 1).eval(), torch.rand(1, 1), multiple=0)
-    with pytest.raises(ValueError, match="it returns a tuple, not a tensor"):
+    with pytest.raises(ValueError, match="Pair returns a tuple, not a tensor: wrap it"):
         compact(Pair().eval(), torch.rand(1, 1))
     with pytest.raises(ValueError, match="or a part of it, is in train mode"):
         compact(nn.Linear(1, 1), torch.rand(1, 1))

@@ -1,0 +1,46 @@
+"""A model before any work is done on it: a copy out of whatever is around it, and what it says about an example."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+
+from .evaluate import measuring
+from .plain import plain
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of `plain(model)`, whose parts too are out of DataParallel and torch.compile; ValueError as `plain`."""
+    model = copy.deepcopy(plain(model))
+    for module in list(model.modules()):
+        module._modules |= {name: plain(part) for name, part in module._modules.items() if part is not None}
+    return model
+
+
+def answer(model: nn.Module, example: Tensor) -> Tensor:
+    """What `model` says about `example` [B, ...], in full precision and without a gradient.
+
+    Raises ValueError unless the example is a tensor of one image or more, which `model` answers with another tensor.
+    """
+    name = type(model).__name__
+    if not isinstance(example, Tensor) or example.dim() < 1 or not len(example):
+        what: Any = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
+        raise ValueError(f"the example is a {what}: it must be one tensor [B, ...] of at least one image; wrap a model "
+                         "that takes anything else in a module that takes a tensor")
+    with measuring():
+        try:
+            said = model(example.clone())  # whose forward may change it
+        except Exception as e:  # whatever a forward raises at what it cannot use
+            raise ValueError(f"{name} does not take an example of shape {tuple(example.shape)} and {example.dtype} on "
+                             f"{example.device}: {first_line(e)}") from e
+    if not isinstance(said, Tensor):
+        raise ValueError(f"{name} returns a {type(said).__name__}, not a tensor: wrap it in a module that picks the "
+                         "logits out")
+    return said
+
+
+def first_line(error: Exception) -> str:
+    """What an error says first, or its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
