@@ -8,6 +8,16 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from ..evaluate import measuring
+from ..records import runtime
+from .settings import Search
+
+
+def check_protocol(search: Search, protocol: str) -> None:
+    """ValueError unless `protocol` is "crossfit" or "paper", and one under which `search` may stop as it says."""
+    runtime.check_choice("protocol", protocol, ("crossfit", "paper"))
+    if protocol == "crossfit" and search.patience:
+        raise ValueError(f"patience is {search.patience}: it reads the accuracy that is reported, so under crossfit it "
+                         "must be 0; use the paper's protocol or set patience to 0")
 
 
 def check_head(model: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> None:

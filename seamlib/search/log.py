@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..evaluate import Batch, Predict, count_right, measuring
 from ..masks.masks import Masks, kept_fraction
+from .checks import check_protocol
 from .found import Epoch, Pick, Reengineered, SearchStopped, pick, waited
 from .settings import Search
 
@@ -100,9 +101,7 @@ def _column(series: str) -> str:
 def _targets(search: Search, targets: Mapping[str, float] | None, parts: Mapping[str, Any]) -> dict[str, float]:
     """The target of each series; infinity (picks by accuracy minus kept fraction) where none is given."""
     series = [*parts, "paper"] if len(parts) > 1 else ["paper"]
-    if len(series) > 1 and search.patience:
-        raise ValueError(f"patience is {search.patience}: it reads the accuracy that is reported, so under crossfit it "
-                         "must be 0; use the paper's protocol or set patience to 0")
+    check_protocol(search, "crossfit" if len(series) > 1 else "paper")
     if unknown := set(targets or {}) - set(series):
         raise ValueError(f"target for unknown series {sorted(unknown)[0]!r}: allowed are {', '.join(series)}")
     if search.target_accuracy is not None:
