@@ -30,6 +30,7 @@ import invitation
 import papermill
 import psutil
 from cells import KEPT, ROOT, Cell, cells, check, checked, command as command, declared as declared
+from verify import KINDS, recompute
 
 from seamlib import models, records
 from seamlib.records import runtime
@@ -124,8 +125,8 @@ def compare(record: records.Record, parameters: dict[str, Any]) -> None:
         theirs, ours = ("student", "student") if "student" in record.sha256 else ("masks", "masks of the record")
         if of.sha256.get(theirs) != record.sha256[ours]:
             raise ValueError(f"{of.stem} has another {theirs} now")
-    read = source if record.experiment in ("train_source", "retrain") else source_model
-    read(of, ROOT)
+    now = source if record.experiment in ("train_source", "retrain") else source_model
+    now(of, ROOT)
 
 
 def files_of(record: records.Record, path: Path) -> dict[str, Path]:
@@ -266,9 +267,16 @@ def _page(page: Path, target: Path) -> str:
     return ""
 
 
+def read(path: Path) -> records.Record:
+    """The record at `path`; ValueError if it is none of an experiment of this project."""
+    record = records.read(path)
+    runtime.check_choice(f"experiment of {path}:", record.experiment, tuple(KINDS))
+    return record
+
+
 def keep(path: Path) -> int:
     """Copy a record, and the masks, weights or picture that go with it, to book/results under its own name. 0."""
-    record = records.read(path)
+    record = read(path)
     target = KEPT / f"{record.stem}.json"
     if target.is_file() and (there := records.read(target).precision) != record.precision:
         raise ValueError(f"{path} was made in {record.precision}, what is kept under its name in {there}: remove "
@@ -285,9 +293,7 @@ def keep(path: Path) -> int:
 
 def verify(path: Path) -> int:
     """Recompute the accuracies and kept fractions of a record from its masks and its source model. 0 if they agree."""
-    from verify import recompute  # needs torch
-
-    record = records.read(path)
+    record = read(path)
     try:
         pairs = recompute(record, path, ROOT)
     except (OSError, ValueError) as e:
