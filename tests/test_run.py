@@ -293,7 +293,8 @@ def test_a_killed_run_leaves_no_record_no_lock_and_no_kernel(runs, by):
     cell = {"runs": "runs/test", "epochs": "100000", "shots": "20"}
     given = [text for name, value in cell.items() for text in ("-p", f"{name}={value}")]
     process = subprocess.Popen([sys.executable, ROOT / "notebooks/run.py", "cell", "direct_binary", *given],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # as in a terminal
     log = runs / "direct_binary" / f"{records.key(run.checked('direct_binary', cell))}.log"
     deadline = time.monotonic() + 100
     while not (log.is_file() and "epoch" in log.read_text()):

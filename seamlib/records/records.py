@@ -93,7 +93,8 @@ def read(path: Path | str) -> Record:
     if record is None:
         raise ValueError(f"{path} has record format {schema!r}: this version reads {SCHEMA}")
     for name, value, ok, what in (
-        ("experiment", record.experiment, bool(re.fullmatch(r"\w+", str(record.experiment))), "the name of a notebook"),
+        ("experiment", record.experiment, _text(record.experiment) and bool(re.fullmatch(r"\w+", record.experiment)),
+         "the name of a notebook"),
         ("parameters", record.parameters, isinstance(record.parameters, dict), "a mapping"),
         ("results", record.results, isinstance(record.results, dict), "a mapping"),
         ("device", record.device, isinstance(record.device, dict) and "kind" in record.device, "a mapping with kind"),
