@@ -75,7 +75,10 @@ def _tried(do: Callable[[Path], int], path: Path) -> int:
         return do(path)
     except (ValueError, OSError) as e:
         print(f"error: {e}", file=sys.stderr)
-        return 1
+    except (KeyError, TypeError, AttributeError) as e:  # it was edited, or is of an early version
+        print(f"error: {path} has no {e}, or something else there than its experiment writes: run its cell again",
+              file=sys.stderr)
+    return 1
 
 
 def split_given(given: list[str]) -> dict[str, Any]:
@@ -95,7 +98,7 @@ def finished(notebook: str, parameters: dict[str, Any]) -> Path | None:
     if path := recorded(notebook, parameters):
         try:
             compare(records.read(path), parameters)
-        except (ValueError, OSError) as e:
+        except (ValueError, OSError, KeyError) as e:
             print(f"{notebook} {records.key(parameters)}: runs again, its record is of other things: {e}")
             return None
     return path
@@ -108,7 +111,7 @@ def recorded(notebook: str, parameters: dict[str, Any]) -> Path | None:
     kind = runtime.device(parameters["device"]).type
     wanted = parameters.get("precision", "auto")
     for path in folder.glob(f"*-{kind}-{records.key(parameters)}.json"):
-        with contextlib.suppress(ValueError, OSError):
+        with contextlib.suppress(ValueError, OSError, KeyError):
             record = records.read(path)
             files_of(record, path)
             if wanted in ("auto", record.precision):
@@ -243,8 +246,10 @@ def pages(jobs: int = 1) -> int:
     for notebook, parameters in itertools.chain(*cells("quick", {"runs": REPORT})):
         firsts.setdefault(notebook, parameters)
     for notebook, parameters in firsts.items():
-        shutil.copyfile(ROOT / parameters["runs"] / notebook / f"{records.key(parameters)}.ipynb",
-                        target / f"{notebook}.ipynb")
+        executed = ROOT / parameters["runs"] / notebook / f"{records.key(parameters)}.ipynb"
+        if not executed.is_file():
+            raise FileNotFoundError(f"{executed} is not there: run `grid quick -p runs={REPORT}` first")
+        shutil.copyfile(executed, target / f"{notebook}.ipynb")
         invitation.invite(target / f"{notebook}.ipynb", f"notebooks/{notebook}.ipynb", ROOT)
     found = [*sorted((ROOT / "book/walkthroughs").glob("*.ipynb")), *sorted((ROOT / "book/pages").glob("*.ipynb"))]
     timing = [page for page in found if "latencies(" in page.read_text()]  # these need the machine to themselves
@@ -300,9 +305,6 @@ def verify(path: Path) -> int:
         needs = ", ".join(f"{what} {digest[:12]}..." for what, digest in record.sha256.items())
         print(f"{path.name}: cannot be recomputed here: needs {needs}: {e}", file=sys.stderr)
         return 1
-    except (KeyError, TypeError, AttributeError) as e:  # it is edited, or of an early version
-        raise ValueError(f"{path} has no {e}, or no number there, as a record of {record.experiment} must: run its "
-                         "cell again") from e
     wrong = 0
     for name, (stated, found, tolerance) in pairs.items():
         ok = stated is not None and abs(stated - found) <= tolerance
