@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from seamlib.structure.compaction import BLOCK, compact
 
 TOLERANCE = 0.0005 + 1e-9  # 0.05 points: another machine may round the last bit of a logit otherwise
 ATTACKED = 0.001 + 1e-9  # 0.1 points: an attack takes forty steps, each of the sign of a rounded gradient
-Numbers = dict[str, tuple[float, float, float]]
+Numbers = dict[str, tuple[float | None, float, float]]
 
 
 def recompute(record: records.Record, path: Path, root: Path) -> Numbers:
@@ -28,29 +29,20 @@ def recompute(record: records.Record, path: Path, root: Path) -> Numbers:
     Raises FileNotFoundError where weights, data or masks are not at hand, ValueError where they are not those of the
     record, or where the record was made by training and its model is not kept.
     """
-    if record.experiment == "retrain":
-        raise ValueError("the model that it trained is not kept: run its cell again")
-    if record.experiment == "train_source":
-        source, model = source_model(record, root)
-        found = evaluate.accuracy(model, data.batches(source.test, 256))
-        return {"accuracy.source": (record.results["accuracy"]["source"], found, TOLERANCE)}
-    if record.experiment == "inference_cost":
-        return _cost(record, path.parent.parent, root)
-    if record.experiment == "ship":
-        return _ship(record, path.parent.parent, root)
-    if record.experiment == "speed":
-        raise ValueError("it states times: run make bench again, on a quiet machine")
-    if record.experiment == "indirect_reuse":
-        return _student(record, path.with_suffix(".safetensors"), root)
-    if record.experiment == "defect_inheritance":
-        return _defects(record, path.parent.parent, root)
-    if record.experiment == "threshold_study":
-        raise ValueError("the students that it made are not kept: run its cell again")
-    return _direct(record, path.with_suffix(".safetensors"), root)
+    how = KINDS[record.experiment]
+    if isinstance(how, str):
+        raise ValueError(how)
+    return how(record, path, root)
 
 
-def _direct(record: records.Record, mask_file: Path, root: Path) -> Numbers:
-    _, model, task, found = restore(record, mask_file, root)
+def _source(record: records.Record, path: Path, root: Path) -> Numbers:
+    source, model = source_model(record, root)
+    found = evaluate.accuracy(model, data.batches(source.test, 256))
+    return {"accuracy.source": (record.results["accuracy"]["source"], found, TOLERANCE)}
+
+
+def _direct(record: records.Record, path: Path, root: Path) -> Numbers:
+    _, model, task, found = restore(record, records.tensors_of(record, path), root)
 
     def measure(pick: str, split: data.Samples) -> float:
         return evaluate.accuracy(found.module(pick), data.batches(split, 256))
@@ -71,58 +63,63 @@ def _direct(record: records.Record, mask_file: Path, root: Path) -> Numbers:
 def _front(stated: Mapping[str, Any], found: Reengineered, task: tasks.Task, originals: Originals) -> Numbers:
     """Every point of a front, and what is chosen from it."""
     numbers: Numbers = {}
-    for point in stated.get("front", []):
+    there = [name for name in found.picks if name not in ("a", "b", "paper")]
+    points = [f"{point['alpha']:g}" for point in stated["front"]] if there else []
+    if missing := set(there) ^ set(points):
+        raise ValueError(f"the point {min(missing)} of the front is in the masks or in the record, not in both")
+    for point in stated["front"] if there else []:
         name = f"{point['alpha']:g}"
         splits = {"accuracy": task.test, **{f"accuracy_{half}": split for half, split in task.halves.items()}}
         again = {"kept": masks.kept_fraction(found.picks[name].masks)}
         again |= {column: evaluate.accuracy(found.module(name), data.batches(split, 256))
                   for column, split in splits.items() if column in point}
         numbers |= {f"front.{name}.{k}": (point[k], v, TOLERANCE * (k != "kept")) for k, v in again.items()}
-    for control, chosen in (stated.get("no_loss") or {}).items():
-        there = no_loss(stated["front"], originals, control) if "a" in found.picks and stated["front"] else None
-        numbers[f"no_loss.{control}.reached"] = (float(chosen is not None), float(there is not None), 0.0)
-        if chosen is not None and there is not None:
-            numbers |= {f"no_loss.{control}.{k}": (v, there[k], TOLERANCE) for k, v in chosen.items()}
-    if stated.get("best") is not None:
+    for control, chosen in (stated["no_loss"] if there else {}).items():
+        first = no_loss(stated["front"], originals, control) if "a" in found.picks else None
+        numbers[f"no_loss.{control}.reached"] = (float(chosen is not None), float(first is not None), 0.0)
+        if chosen is not None and first is not None:
+            numbers |= {f"no_loss.{control}.{k}": (v, first[k], TOLERANCE) for k, v in chosen.items()}
+    if there and stated["best"] is not None:
         again = best(stated["front"], originals)
         numbers |= {f"best.{k}": (v, again[k], TOLERANCE) for k, v in stated["best"].items()}
     return numbers
 
 
-def _found(results: Path, experiment: str, what: str, digest: str) -> records.Record:
-    """The record of `experiment` whose `what` (masks, student) has `digest`."""
-    for record in records.read_all(results, experiment):
-        if record.sha256[what] == digest:
-            return record
+def _found(results: Path, experiment: str, what: str, digest: str) -> tuple[records.Record, Path]:
+    """The record of `experiment` whose `what` (masks, student) has `digest`, and the file of that."""
+    for path in sorted(results.glob(f"{experiment}/*.json")):
+        if (record := records.read(path)).sha256.get(what) == digest:
+            return record, records.tensors_of(record, path)
     raise FileNotFoundError(f"no {experiment} record with {what} {digest[:12]}... in {results}")
 
 
-def _student(record: records.Record, student_file: Path, root: Path) -> Numbers:
-    restored = restore_student(record, student_file, root)
+def _student(record: records.Record, path: Path, root: Path) -> Numbers:
+    restored = restore_student(record, records.tensors_of(record, path), root)
     size = models.SIZES.get(record.parameters["model"], 0)
     found = evaluate.accuracy(restored.student, data.batches(restored.problem.test, 256, size=size))
     return {"accuracy": (record.results["accuracy"], found, TOLERANCE)}
 
 
-def _defects(record: records.Record, results: Path, root: Path) -> Numbers:
+def _defects(record: records.Record, path: Path, root: Path) -> Numbers:
     """The attack is made again, unless its images are still in runs/: minutes for each thousand images."""
-    of = _found(results, "indirect_reuse", "student", record.sha256["student"])
-    restored = restore_student(of, results / f"{of.stem}.safetensors", root)
+    of, student_file = _found(path.parent.parent, "indirect_reuse", "student", record.sha256["student"])
+    restored = restore_student(of, student_file, root)
     p, size = record.parameters, models.SIZES.get(of.parameters["model"], 0)
     attack = defects.attack(p["attack"], p["iterations"], p["eps"] or None)
     test = data.batches(data.spread(restored.problem.test, record.results["n"]), 256, size=size)
     adversarial = defects.crafted(restored.body, test, attack, p["seed"], root / p["runs"] / "adversarial")
     found = defects.inheritance(restored.student, test, adversarial)
     stated, numbers = record.results, {"accuracy": (record.results["accuracy"], found.accuracy, TOLERANCE)}
-    if found.rate is not None:
-        numbers[f"dir_{p['attack']}"] = (stated[f"dir_{p['attack']}"], found.rate, ATTACKED)
+    rate = stated[f"dir_{p['attack']}"]
+    if (rate, found.rate) != (None, None):
+        numbers[f"dir_{p['attack']}"] = (rate, math.nan if found.rate is None else found.rate, ATTACKED)
     return numbers
 
 
-def _cost(record: records.Record, results: Path, root: Path) -> Numbers:
+def _cost(record: records.Record, path: Path, root: Path) -> Numbers:
     """Counts and accuracy; times belong to the machine and its hour, and are not measured again."""
-    of = _found(results, "direct_*", "masks", record.sha256["masks of the record"])
-    _, model, task, found = restore(of, results / f"{of.stem}.safetensors", root)
+    of, mask_file = _found(path.parent.parent, "direct_*", "masks", record.sha256["masks of the record"])
+    _, model, task, found = restore(of, mask_file, root)
     example, _ = next(iter(data.batches(task.test, 1)))
     stated, numbers = record.results, {}
     for name, module in (("original", model), ("reengineered", found.module())):
@@ -135,10 +132,10 @@ def _cost(record: records.Record, results: Path, root: Path) -> Numbers:
     return {**numbers, "accuracy.delivered": (stated["accuracy"]["delivered"], accuracy, TOLERANCE)}
 
 
-def _ship(record: records.Record, results: Path, root: Path) -> Numbers:
+def _ship(record: records.Record, path: Path, root: Path) -> Numbers:
     """Counts, accuracies, the difference that compaction makes, and the size of the mask file; no times."""
-    of = _found(results, "direct_*", "masks", record.sha256["masks of the record"])
-    _, model, task, found = restore(of, results / f"{of.stem}.safetensors", root)
+    of, mask_file = _found(path.parent.parent, "direct_*", "masks", record.sha256["masks of the record"])
+    _, model, task, found = restore(of, mask_file, root)
     images, _ = next(iter(data.batches(task.test, 64)))
     masked = found.module()
     compacted, _ = compact(masked, images[:2], multiple=BLOCK)
@@ -159,3 +156,17 @@ def _ship(record: records.Record, results: Path, root: Path) -> Numbers:
         dataclasses.replace(found, picks={"paper": found.picks["paper"]}).save(path)
         size = path.stat().st_size  # without class names, and by another compressor's version perhaps
     return {**numbers, "bytes.masks": (stated["bytes"]["masks"], size, 0.03 * size + 500)}
+
+
+KINDS: dict[str, Callable[[records.Record, Path, Path], Numbers] | str] = {  # what to do, or why nothing can be done
+    "direct_binary": _direct,
+    "direct_multiclass": _direct,
+    "train_source": _source,
+    "indirect_reuse": _student,
+    "defect_inheritance": _defects,
+    "inference_cost": _cost,
+    "ship": _ship,
+    "retrain": "the model that it trained is not kept: run its cell again",
+    "threshold_study": "the students that it made are not kept: run its cell again",
+    "speed": "it states times: run make bench again, on a quiet machine",
+}

@@ -165,6 +165,16 @@ def check(model: str, dataset: str) -> None:
         raise ValueError(f"model {model!r} is not defined for {kind}: allowed are {', '.join(MODELS[model][1])}")
 
 
+def check_transfer(model: str, source: str, target: str) -> None:
+    """Raise ValueError unless `model` comes trained on `source` and takes images such as those of data set `target`."""
+    check(model, source)
+    runtime.check_choice("source", source, tuple(CLASSES))
+    taken, there = (len(CONSTANTS.get(name, IMAGENET)[0]) for name in (source, target))
+    if taken != there:
+        raise ValueError(f"{model} trained on {source} takes images of {taken} channel{'s' * (taken > 1)}, those of "
+                         f"{target} have {there}: choose another model and source, or another target")
+
+
 def build(name: str, n_classes: int | None = None) -> nn.Module:
     """The untrained model `name`, in eval mode; a name is <model>-<data set>, e.g. "resnet20-cifar10".
 
@@ -180,7 +190,10 @@ def build(name: str, n_classes: int | None = None) -> nn.Module:
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """The state_dict in a .safetensors file or a torch file (`weights_only=True`: nothing in it is executed)."""
+    """The state_dict in a .safetensors file or a torch file (`weights_only=True`: nothing in it is executed).
+
+    It may be under the key `state_dict`, and its names may begin with the `module.` of nn.DataParallel.
+    """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: give the path of a state_dict, or leave weights empty for the "
@@ -188,7 +201,9 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)  # as training loops save it, beside an optimiser's
+        return {name.removeprefix("module."): t for name, t in state.items()}  # of nn.DataParallel
     except Exception as e:  # torch and safetensors raise many kinds for a damaged file
         raise ValueError(f"{path} is not a whole file of weights ({type(e).__name__}: {str(e)[:200]})") from e
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from . import models
 from .masks.file import load_masks
 from .problems import data, tasks
-from .records import runtime
+from .records import parameters, runtime
 from .records.records import Record
 from .search.found import Pick, Reengineered
 
 CHOICES = ("target_class", "target_superclass_idx", "classes", "n_classes", "seed", "shots")  # they make the problem
-_load = functools.lru_cache(1)(data.load)  # many records of one data set: read it once
+loaded = functools.lru_cache(1)(data.load)  # many records of one data set: read it once
 
 
 class Restored(NamedTuple):
@@ -41,26 +41,40 @@ class RestoredStudent(NamedTuple):
     student: nn.Module  #: the fine-tuned model
 
 
+def source(record: Record, root: Path | str) -> data.Source:
+    """Data set (of the target problem) of `record`, whose paths are relative to `root`.
+
+    Raises FileNotFoundError where it is not at hand, ValueError where it is not that of the record.
+    """
+    p = record.parameters
+    found = loaded(p["dataset"], parameters.place(p["data"], root), base=root)
+    _same(record, "data", found.digest)
+    return found
+
+
 def source_model(record: Record, root: Path | str) -> tuple[data.Source, nn.Module]:
     """Data set (of the target problem) and source model of `record`, whose paths are relative to `root`.
 
     Raises FileNotFoundError where they are not at hand, ValueError where they are not those of the record.
     """
-    p, root = record.parameters, Path(root)
+    p, root, images = record.parameters, Path(root), source(record, root)
     name = f"{p['model']}-{p.get('source', p['dataset'])}"
-    source = _load(p["dataset"], root / p["data"])
-    given = root / p.get("weights", "")
-    n_classes = None if "source" in p else len(source.classes)
+    given = parameters.place(p["weights"], root) if p.get("weights") else root
     try:  # any file will do: the digest says whether its weights are the same
-        model = models.pretrained(name, root / p["data"], given if given.is_file() else "",
-                                  trained=(root / p["runs"], root / "book/results"), n_classes=n_classes)
+        model = models.pretrained(
+            name, parameters.place(p["data"], root), given if given.is_file() else "",
+            trained=(parameters.place(p["runs"], root), root / "book/results"),
+            n_classes=None if "source" in p else len(images.classes))
     except OSError as e:
         raise FileNotFoundError(f"the weights of {name} are not at hand ({e})") from e
-    for what, found in (("weights", runtime.digest(model.state_dict())), ("data", source.digest)):
-        if found != record.sha256[what]:
-            raise ValueError(f"{record.stem} was made with {what} {record.sha256[what][:12]}..., here are "
-                             f"{found[:12]}...: no number can be compared")
-    return source, model
+    _same(record, "weights", runtime.digest(model.state_dict()))
+    return images, model
+
+
+def _same(record: Record, what: str, found: str) -> None:
+    if found != record.sha256[what]:
+        raise ValueError(f"{record.stem} was made with {what} {record.sha256[what][:12]}..., here are "
+                         f"{found[:12]}...: no number can be compared")
 
 
 def restore(record: Record, mask_file: Path | str, root: Path | str) -> Restored:
@@ -69,8 +83,8 @@ def restore(record: Record, mask_file: Path | str, root: Path | str) -> Restored
     Raises FileNotFoundError where weights, data or masks are not at hand, ValueError where they are not those of the
     record.
     """
-    source, model = source_model(record, root)
-    task = tasks.problem(source, **{k: v for k, v in record.parameters.items() if k in CHOICES})
+    images, model = source_model(record, root)
+    task = tasks.problem(images, **{k: v for k, v in record.parameters.items() if k in CHOICES})
     stored = load_masks(mask_file, model)
     if stored.digest != record.sha256["masks"]:
         raise ValueError(f"{mask_file} holds masks {stored.digest[:12]}..., the record was made with "
@@ -78,8 +92,8 @@ def restore(record: Record, mask_file: Path | str, root: Path | str) -> Restored
     picks = {name: Pick(record.results["epoch"][name], mask, stored.heads[name], stored.norms[name])
              for name, mask in stored.masks.items()}
     restricted = record.parameters.get("head") == "restricted"
-    head = task.head() if restricted else models.new_head(len(source.classes), task.n_classes)
-    return Restored(source, model, task, Reengineered(model, head, [], picks, record.results.get("front", [])))
+    head = task.head() if restricted else models.new_head(len(images.classes), task.n_classes)
+    return Restored(images, model, task, Reengineered(model, head, [], picks, record.results.get("front", [])))
 
 
 def save_student(path: Path | str, student: nn.Module) -> tuple[nn.Module, str]:
@@ -100,16 +114,16 @@ def restore_student(record: Record, student_file: Path | str, root: Path | str) 
     of the record.
     """
     p = record.parameters
-    source, model = source_model(record, root)
+    images, model = source_model(record, root)
     state = models.read_weights(student_file)
     if (found := runtime.digest(state)) != record.sha256["student"]:
         raise ValueError(f"{student_file} holds a student {found[:12]}..., the record was made with "
                          f"{record.sha256['student'][:12]}...")
     body, n_features = models.split(model)
-    problem = tasks.transfer(source, p["seed"], p["shots"], p["protocol"])
+    problem = tasks.transfer(images, p["seed"], p["shots"], p["protocol"])
     student = models.student(body, n_features, problem.n_classes, p["dropout"])
     models.load_weights(student, {name: _float32(t) for name, t in state.items()})
-    return RestoredStudent(source, model, body, problem, student.eval())
+    return RestoredStudent(images, model, body, problem, student.eval())
 
 
 def _float32(t: Tensor) -> Tensor:

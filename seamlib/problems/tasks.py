@@ -95,9 +95,7 @@ def binary(source: Source, target_class: int, seed: int = 0, shots: int = 0) -> 
     All images of the class and as many others, drawn with `seed`, from the training and from the test set alike
     (SeaM, section 4.1). `shots` > 0 keeps that many training images of each label.
     """
-    n = len(source.classes)
-    if not 0 <= target_class < n:
-        raise ValueError(f"target_class is {target_class}: {source.name} has classes 0 to {n - 1}")
+    check_class(source.name, source.classes, target_class)
     _present(source, [target_class])
     train = _shots(_balanced(source.train, target_class, seed), shots, seed)
     test = _balanced(source.test, target_class, seed)
@@ -111,14 +109,7 @@ def multiclass(source: Source, classes: Sequence[int], seed: int = 0, shots: int
     `classes`: at least two class numbers of `source`, none twice. `shots` > 0 keeps that many training images of each,
     drawn with `seed`. `name`: of the task; empty: made of the numbers. (SeaM, section 4.1)
     """
-    n = len(source.classes)
-    if len(classes) < 2:
-        raise ValueError(f"classes are {list(classes)}: a multi-class problem needs at least two")
-    for c in classes:
-        if not 0 <= c < n:
-            raise ValueError(f"class {c} is unknown: {source.name} has classes 0 to {n - 1}")
-        if list(classes).count(c) > 1:
-            raise ValueError(f"class {c} is listed {list(classes).count(c)} times: list each class once")
+    _several(source.name, source.classes, classes)
     _present(source, classes)
     test = _relabelled(source.test, classes)
     return Task(name or "classes" + "_".join(map(str, classes)), len(classes),
@@ -153,23 +144,55 @@ def problem(source: Source, *, target_class: int = -1, target_superclass_idx: in
     `target_class` (0 or more): binary. `target_superclass_idx` (0 or more): a superclass of CIFAR-100 or ImageNet.
     `classes`: numbers or names separated by commas. `n_classes` (2 or more): so many classes, drawn with `seed`.
     """
+    name, numbers = chosen(source.name, source.classes, target_class=target_class, classes=classes, seed=seed,
+                           target_superclass_idx=target_superclass_idx, n_classes=n_classes)
+    if target_class >= 0:
+        return binary(source, target_class, seed, shots)
+    return multiclass(source, numbers, seed, shots, name)
+
+
+def chosen(dataset: str, names: Sequence[str], *, target_class: int = -1, target_superclass_idx: int = -1,
+           classes: str = "", n_classes: int = 0, seed: int = 0) -> tuple[str, list[int]]:
+    """(Name, class numbers) of the problem that `problem` makes of these; `names`: of all classes of `dataset`.
+
+    No image is needed, so that a wrong choice is refused, by ValueError, before any is read.
+    """
     given = {"target_class": target_class >= 0, "target_superclass_idx": target_superclass_idx >= 0,
              "classes": bool(classes), "n_classes": n_classes > 0}
     if sum(given.values()) != 1:
         raise ValueError(f"given are {', '.join(k for k, v in given.items() if v) or 'none'} of {', '.join(given)}: "
                          "give exactly one, and leave the others at -1, empty or 0")
     if target_class >= 0:
-        return binary(source, target_class, seed, shots)
+        check_class(dataset, names, target_class)
+        return f"binary{target_class}", [target_class]
     if target_superclass_idx >= 0:
-        _, names = superclass(source.name, target_superclass_idx)
-        numbers = [_number(source, c) for c in names]
-        return multiclass(source, numbers, seed, shots, f"superclass{target_superclass_idx}")
+        _, members = superclass(dataset, target_superclass_idx)
+        return f"superclass{target_superclass_idx}", [_number(dataset, names, c) for c in members]
     if classes:
-        return multiclass(source, [_number(source, c.strip()) for c in classes.split(",")], seed, shots)
-    if not 2 <= n_classes <= len(source.classes):
-        raise ValueError(f"n_classes is {n_classes}: a random group of {source.name} has 2 to {len(source.classes)}")
-    drawn = np.random.default_rng(seed).permutation(len(source.classes))[:n_classes]
-    return multiclass(source, drawn.tolist(), seed, shots, f"random{n_classes}_seed{seed}")
+        numbers = [_number(dataset, names, c.strip()) for c in classes.split(",")]
+        _several(dataset, names, numbers)
+        return "", numbers
+    if not 2 <= n_classes <= len(names):
+        raise ValueError(f"n_classes is {n_classes}: a random group of {dataset} has 2 to {len(names)}")
+    drawn = np.random.default_rng(seed).permutation(len(names))[:n_classes]
+    return f"random{n_classes}_seed{seed}", drawn.tolist()
+
+
+def check_class(dataset: str, names: Sequence[str], target_class: int) -> None:
+    """ValueError unless `target_class` is the number of one of the classes of `dataset`, called `names`."""
+    if not 0 <= target_class < len(names):
+        raise ValueError(f"target_class is {target_class}: {dataset} has classes 0 to {len(names) - 1}")
+
+
+def _several(dataset: str, names: Sequence[str], classes: Sequence[int]) -> None:
+    """ValueError unless `classes` are two or more of `dataset`, none twice."""
+    if len(classes) < 2:
+        raise ValueError(f"classes are {list(classes)}: a multi-class problem needs at least two")
+    for c in classes:
+        if not 0 <= c < len(names):
+            raise ValueError(f"class {c} is unknown: {dataset} has classes 0 to {len(names) - 1}")
+        if list(classes).count(c) > 1:
+            raise ValueError(f"class {c} is listed {list(classes).count(c)} times: list each class once")
 
 
 def originals(task: Task, predict: Predict, device: torch.device | str = "cpu",
@@ -225,13 +248,13 @@ def _relabelled(split: Samples, classes: Sequence[int]) -> Samples:
     return split.select(np.concatenate(index), np.repeat(np.arange(len(classes)), [len(i) for i in index]))
 
 
-def _number(source: Source, text: str) -> int:
-    if text in source.classes:
-        return source.classes.index(text)
-    if text.lstrip("-").isdigit():
+def _number(dataset: str, names: Sequence[str], text: str) -> int:
+    if text in names:
+        return list(names).index(text)
+    if text.lstrip("-").isdecimal():
         return int(text)
-    raise ValueError(f"class {text!r} is unknown to {source.name}: allowed are numbers 0 to {len(source.classes) - 1} "
-                     f"and names such as {', '.join(source.classes[:3])}")
+    raise ValueError(f"class {text!r} is unknown to {dataset}: allowed are numbers 0 to {len(names) - 1} "
+                     f"and names such as {', '.join(names[:3])}")
 
 
 def _shots(split: Samples, shots: int, seed: int) -> Samples:

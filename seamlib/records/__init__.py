@@ -2,9 +2,16 @@
 
 - `records`: one JSON file a run
 - `cache`: results of long steps, kept under everything they depend on; the state in the middle of one
+- `parameters`: of notebooks: their types, their places
 - `runtime`: device, precision, seed, identity of things, safe writing
 """
 
+from .parameters import (
+    given as given,
+    listed as listed,
+    place as place,
+    typed as typed,
+)
 from .records import (
     LATER as LATER,
     PLACES as PLACES,
@@ -14,5 +21,6 @@ from .records import (
     read as read,
     read_all as read_all,
     table as table,
+    tensors_of as tensors_of,
     write as write,
 )

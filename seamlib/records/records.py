@@ -80,15 +80,48 @@ def write(record: Record, root: Path | str) -> Path:
 
 
 def read(path: Path | str) -> Record:
-    """The record at `path`; ValueError if the file is no whole record of this schema."""
+    """The record at `path`; ValueError if the file is no whole record of this schema, with all that one must have."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no record at {path}: give the .json file that a run wrote")
     try:
-        content = json.loads(Path(path).read_text())
-        record = Record(**content)
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as e:
+        content = json.loads(path.read_text())
+        schema = content.get("schema", SCHEMA)
+        record = Record(**content) if schema == SCHEMA else None
+    except (ValueError, TypeError, AttributeError, RecursionError) as e:
         raise ValueError(f"{path} is not a whole record ({e}): delete it and run its notebook again") from e
-    if record.schema != SCHEMA:
-        raise ValueError(f"{path} has record format {record.schema!r}: this version reads {SCHEMA}")
+    if record is None:
+        raise ValueError(f"{path} has record format {schema!r}: this version reads {SCHEMA}")
+    for name, value, ok, what in (
+        ("experiment", record.experiment, _text(record.experiment) and bool(re.fullmatch(r"\w+", record.experiment)),
+         "the name of a notebook"),
+        ("parameters", record.parameters, isinstance(record.parameters, dict), "a mapping"),
+        ("results", record.results, isinstance(record.results, dict), "a mapping"),
+        ("device", record.device, isinstance(record.device, dict) and "kind" in record.device, "a mapping with kind"),
+        ("sha256", record.sha256, isinstance(record.sha256, dict) and all(map(_text, record.sha256.values())),
+         "a mapping of texts"),
+    ):
+        if not ok:
+            raise ValueError(f"{path} is not a whole record: {name} is {str(value)[:80]!r}, it must be {what}")
+    _check_numbers(record.results, f"{path}: results")
     return record
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def tensors_of(record: Record, path: Path | str) -> Path:
+    """The file of masks, or of a student, beside the `record` at `path`: under its name, or under the record's own.
+
+    Raises FileNotFoundError where there is neither.
+    """
+    places = [Path(path).with_suffix(".safetensors"), Path(path).with_name(f"{Path(record.stem).name}.safetensors")]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"the masks or student of {path} are not beside it: put {places[-1].name} there, or "
+                                "run its cell again")
+    return found
 
 
 def find(pattern: str, roots: Iterable[Path | str]) -> Path:

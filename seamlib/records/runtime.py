@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import fcntl
+import glob
 import hashlib
 import math
 import numbers
 import os
 import platform
+import secrets
 import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -123,6 +125,13 @@ def check_types(parameters: Any) -> None:
                 raise ValueError(f"{field.name} is {value!r}: it must be {allowed}{', or None' if rest else ''}")
 
 
+def check_least(least: int, **values: int) -> None:
+    """Raise ValueError for the first of `values` that is below `least`."""
+    for what, value in values.items():
+        if value < least:
+            raise ValueError(f"{what} is {value}: it must be {least} or more")
+
+
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 (64 hex digits) over names, dtypes, shapes and bytes of `tensors` in sorted order.
 
@@ -142,30 +151,44 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
 def atomic(path: Path | str) -> Iterator[Path]:
     """Context that yields a temporary path beside `path`; it becomes `path` only if the block ends well.
 
-    A crash or a full disk inside the block leaves whatever stood at `path` before.
+    A crash or a full disk inside the block leaves whatever stood at `path` before. What a killed process left of its
+    own temporary path is removed by the next that writes to `path`; who still writes holds a lock on his.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    part = Path(name)
+    _sweep(path)
+    while True:  # until what was made was also locked before another process swept it away
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # less what the umask takes
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            break
+        os.close(handle)
     try:
         yield part
         with open(part, "rb+") as f:
             os.fsync(f.fileno())
-        part.chmod(0o644)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporary paths of `path` that nobody writes to."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with contextlib.suppress(OSError), open(left, "rb") as f:  # it is locked, or was removed by another
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def project(start: Path | str = ".") -> Path:
-    """The project folder around `start`: the nearest one upward that holds notebooks/ and pyproject.toml.
+    """The project folder: the checkout that this library is in; installed elsewhere, the nearest from `start` upward.
 
-    Where there is none (the library used elsewhere), `start` itself.
+    A project holds notebooks/ and pyproject.toml. Where there is none, `start` itself.
     """
     here = Path(start).resolve()
-    for folder in (here, *here.parents):
+    for folder in (Path(__file__).resolve().parents[2], here, *here.parents):
         if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
             return folder
     return here

@@ -10,6 +10,7 @@
 - `lowering`, `capture`: what makes a step fast: products in bf16, CUDA graphs
 """
 
+from .checks import check_protocol as check_protocol
 from .found import (
     Pick as Pick,
     Reengineered as Reengineered,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..evaluate import Batch, check_answer, measuring, pair
 from ..masks.masks import Masks, apply_masks, binarize, masked_call
 from ..records import runtime
+from .settings import Search
 
 OFF = 0.01  # of their size: how far gradients may be from those of a masked copy, by rounding
 
@@ -36,6 +37,14 @@ def check_length(train: object) -> None:
                          "set that has one") from None
     if length == 0:
         raise ValueError("train has no batch: give at least one")
+
+
+def check_protocol(search: Search, protocol: str) -> None:
+    """ValueError unless `protocol` is "crossfit" or "paper", and one under which `search` may stop as it says."""
+    runtime.check_choice("protocol", protocol, ("crossfit", "paper"))
+    if protocol == "crossfit" and search.patience:
+        raise ValueError(f"patience is {search.patience}: it reads the accuracy that is reported, so under crossfit it "
+                         "must be 0; use the paper's protocol or set patience to 0")
 
 
 def check_head(model: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> None:

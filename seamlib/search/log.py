@@ -99,9 +99,7 @@ def _column(series: str) -> str:
 def _targets(search: Search, targets: Mapping[str, float] | None, parts: Mapping[str, Any]) -> dict[str, float]:
     """The target of each series; infinity (picks by accuracy minus kept fraction) where none is given."""
     series = [*parts, "paper"] if len(parts) > 1 else ["paper"]
-    if len(series) > 1 and search.patience:
-        raise ValueError(f"patience is {search.patience}: it reads the accuracy that is reported, so under crossfit it "
-                         "must be 0; use the paper's protocol or set patience to 0")
+    checks.check_protocol(search, "crossfit" if len(series) > 1 else "paper")
     if unknown := set(targets or {}) - set(series):
         raise ValueError(f"target for unknown series {sorted(unknown)[0]!r}: allowed are {', '.join(series)}")
     if bad := [t for t in (targets or {}).values() if not t >= 0]:

@@ -137,7 +137,7 @@ REFUSED = {  # file beside good ones in train/cat -> (what it holds, what the er
     "half.png": (truncated, "cat/half.png is damaged or no image .*: replace or remove it"),
     "half.tif": (truncated, "cat/half.tif is damaged or no image"),
     "half.bmp": (truncated, "cat/half.bmp is damaged or no image"),
-    "float.tif": (array(np.ones((8, 8), np.float32)), "float.tif is damaged or no image .its 32-bit numbers have no ran"),
+    "float.tif": (array(np.ones((8, 8), np.float32)), "float.tif is damaged or no image .its 32-bit numbers have no"),
     "int.tif": (array(np.ones((8, 8), np.int32)), "int.tif is damaged or no image .its 32-bit numbers have no range"),
     "wide.png": (png((9, 8)), "cat/wide.png is 9x8 pixels, 0.png is 8x8: all images must have one size"),
     "folder.png/": (lambda path: path.mkdir(), ""),  # nothing in it

@@ -40,6 +40,19 @@ def test_decoded_images_are_cached_until_a_file_changes(tree, tmp_path, monkeypa
     assert data.load(f"folder:{tree}", tmp_path / "cache").digest != before.digest
 
 
+def test_where_no_cache_can_be_written_images_are_decoded_each_time(tree, tmp_path):
+    (tmp_path / "file").touch()  # nothing can be written below it
+    found = data.load(f"folder:{tree}", tmp_path / "file")
+    assert found.digest == data.load(f"folder:{tree}", tmp_path / "cache").digest
+
+
+def test_a_folder_is_relative_to_the_base_that_is_given(tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    found = data.load("folder:images", tmp_path / "cache", base=tmp_path)
+    assert found.digest == data.load(f"folder:{tree}", tmp_path / "cache").digest
+    assert data.class_names("folder:images", tmp_path) == ("cat", "dog")
+
+
 def test_a_damaged_cache_is_made_again(tree, tmp_path):
     before = data.load(f"folder:{tree}", tmp_path / "cache")
     for path in (tmp_path / "cache").rglob("*.npz"):

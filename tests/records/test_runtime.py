@@ -1,5 +1,8 @@
+import os
+
 import pytest
 import torch
+from conftest import ROOT
 
 from seamlib.records import runtime
 
@@ -30,6 +33,49 @@ def test_an_atomic_write_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         half_write()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_swept_by_the_next_write_and_nothing_else_is(tmp_path):
+    path = tmp_path / "a[b].json"
+    left = [tmp_path / f".{path.name}.{i}.part" for i in range(3)]
+    others = [tmp_path / ".other.json.0.part", tmp_path / ".a[b].json.part2", tmp_path / "a[b].json.0.part"]
+    for file in (*left, *others):
+        file.touch()
+    with runtime.atomic(path) as first:  # is being written while another writes
+        with runtime.atomic(path) as second:
+            second.write_text("second")
+        assert first.is_file()
+        first.write_text("first")
+    assert path.read_text() == "first"
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_what_is_written_may_be_read_by_whom_the_umask_says(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with runtime.atomic(tmp_path / "x") as part:
+            part.touch()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == mode
+
+
+def test_the_project_is_where_the_library_is_whatever_the_working_directory(tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    (other / "notebooks").mkdir(parents=True)
+    (other / "pyproject.toml").touch()
+    monkeypatch.chdir(other)
+    assert runtime.project() == ROOT
+    monkeypatch.setattr(runtime, "__file__", "/site-packages/seamlib/records/runtime.py")  # installed
+    assert runtime.project(other / "notebooks") == other
+    assert runtime.project(tmp_path) == tmp_path
+
+
+def test_least():
+    runtime.check_least(0, a=0, b=3)
+    with pytest.raises(ValueError, match="b is -1: it must be 0 or more"):
+        runtime.check_least(0, a=0, b=-1)
 
 
 def test_seeded_gives_the_generator_back():

@@ -1,5 +1,7 @@
 import copy
 import dataclasses
+import os
+import signal
 
 import pytest
 import torch
@@ -167,6 +169,35 @@ def test_training_that_was_cut_off_goes_on(body, problem, tmp_path):
     assert ran == [("s3", 2.0)]
     want = run(body, problem)
     assert all(torch.equal(v, found.student.state_dict()[k]) for k, v in want.student.state_dict().items())
+
+
+def test_steps_that_are_killed_go_on_inside_a_step_and_end_as_if_they_had_not_been(body, problem, tmp_path):
+    given = {"dropout": 0.2, "momentum": 0.9, "prune_threshold": 1.0}  # all that a step has to remember
+    want = run(body, problem, **given)
+    resumed = []  # (step, epoch) that each process began with
+    for kill in range(6):
+        read, write = os.pipe()
+        process = os.fork()
+        if not process:
+            try:
+                run(body, problem, **given, folder=tmp_path, about={"data": "d"},
+                    on_epoch=lambda step, e: os.write(write, f"{step} {e['epoch']:.0f}\n".encode()))  # noqa: B023
+            finally:
+                os._exit(0)
+        os.close(write)
+        with open(read) as said:
+            resumed.append(said.readline().split())
+            if kill % 2:
+                said.readline()
+            os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+    assert any(epoch and epoch[1] != "0" for epoch in resumed)
+    found = run(body, problem, **given, folder=tmp_path, about={"data": "d"})
+    assert found.history == want.history
+    for part in ("student", "masked"):
+        states = (getattr(reused, part).state_dict() for reused in (found, want))
+        assert all(torch.equal(a, b) for a, b in zip(*(state.values() for state in states), strict=True))
+    assert not [p for p in tmp_path.iterdir() if p.suffix in (".unfinished", ".part")]
 
 
 def test_searches_of_other_thresholds_share_their_course(body, problem, tmp_path):

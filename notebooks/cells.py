@@ -1,0 +1,115 @@
+"""The cells of a grid: notebooks with their parameters, checked before any of them runs."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import shlex
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import yaml
+
+from seamlib import records
+from seamlib.records import runtime
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = ROOT / "book" / "results"
+Cell = tuple[str, dict[str, Any]]  # notebook, all its parameters
+
+
+class Texts(yaml.SafeLoader):
+    """YAML whose values stay text: what 010 or 1:30 means is for the type of the parameter to say."""
+
+    yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # noqa: RUF012  # merges of mappings
+
+
+def declared(notebook: str) -> dict[str, tuple[str, Any]]:
+    """Name -> (type name, default) of the parameters of `notebook`, in the order of its parameters cell."""
+    path = ROOT / "notebooks" / f"{notebook}.ipynb"
+    if not path.is_file():
+        there = sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb"))
+        raise ValueError(f"unknown notebook {notebook!r}: allowed are {', '.join(there)}")
+    found = papermill.inspect_notebook(path)
+    return {name: (p["inferred_type_name"], ast.literal_eval(p["default"])) for name, p in found.items()}
+
+
+def checked(notebook: str, given: dict[str, Any]) -> dict[str, Any]:
+    """All parameters of the cell: `given` (values, or text of any) over the defaults; ValueError if one is wrong."""
+    known = declared(notebook)
+    parameters = {name: default for name, (_, default) in known.items()}
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(f"{notebook} has no parameter {name!r}: allowed are {', '.join(known)}")
+        parameters[name] = records.typed(f"parameter {name!r} of {notebook}", value, known[name][0])
+    return parameters
+
+
+def check(notebook: str, parameters: dict[str, Any]) -> None:
+    """Run the notebook's own checks of its parameters: its code up to the cell tagged `checks`. They read no image."""
+    names: dict[str, Any] = {}
+    for cell in nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", 4).cells:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code":
+            exec(compile(cell.source, notebook, "exec", dont_inherit=True), names)
+        if "parameters" in tags:
+            names.update(parameters)
+        if "checks" in tags:
+            return
+
+
+def command(record: records.Record) -> str:
+    """What to type to run again what made `record`; parameters at their defaults are left out."""
+    if record.experiment == "speed":
+        return "make bench"
+    defaults = {name: default for name, (_, default) in declared(record.experiment).items()}
+    parameters = {name: record.precision if name == "precision" else value for name, value in record.parameters.items()}
+    given = [f"-p {shlex.quote(f'{name}={value}')}" for name, value in parameters.items()
+             if value != defaults.get(name) and name not in ("runs", "commit", "device")]
+    return " ".join(["python notebooks/run.py cell", record.experiment, *given])
+
+
+def cells(preset: str, given: dict[str, Any]) -> list[list[Cell]]:
+    """The stages of a preset, each a list of cells that do not depend on one another; every cell is checked."""
+    try:
+        grid = yaml.load((ROOT / "notebooks" / "grid.yml").read_text(), Texts)
+    except yaml.YAMLError as e:
+        raise ValueError(f"notebooks/grid.yml cannot be read: {' '.join(str(e).split())}") from e
+    runtime.check_choice("preset", preset, tuple(grid))
+    used: set[str] = set()
+    stages: list[list[Cell]] = []
+    for stage in grid[preset] or [[]]:
+        stages.append([])
+        for entry in stage if isinstance(stage, list) else [stage]:
+            if not isinstance(entry, dict) or not {"notebook"} <= set(entry) <= {"notebook", "parameters"}:
+                raise ValueError(f"preset {preset!r} has {entry!r}: it must be a mapping of notebook and parameters")
+            known = declared(entry["notebook"])
+            mine = {name: value for name, value in given.items() if name in known}
+            used |= set(mine)
+            axes = {**entry.get("parameters", {}), **mine}
+            lists = [_values(value) for value in axes.values()]
+            stages[-1] += [(entry["notebook"], checked(entry["notebook"], dict(zip(axes, values, strict=True))))
+                           for values in itertools.product(*lists)]
+    if not all(stages):
+        raise ValueError(f"preset {preset!r} has a stage without a cell: give each parameter a value or more")
+    if unused := set(given) - used:
+        raise ValueError(f"no notebook of preset {preset!r} has a parameter {sorted(unused)[0]!r}")
+    return stages
+
+
+def _values(value: Any) -> list[Any]:
+    """The values of one axis: a list as it is; for "records:PATTERN", the stems of the records that match.
+
+    Those that are kept and those in runs/.
+    """
+    if isinstance(value, str) and value.startswith("records:"):
+        pattern = value.removeprefix("records:")
+        found = sorted({p.relative_to(folder).with_suffix("").as_posix() for folder in (KEPT, ROOT / "runs")
+                        for p in folder.glob(f"{pattern}.json")})
+        if not found:
+            raise ValueError(f"no record matches {pattern!r} in book/results or runs: run its notebook first, or give "
+                             "another (<experiment>/<name>, without its suffix)")
+        return found
+    return value if isinstance(value, list) else [value]
