@@ -137,7 +137,7 @@ REFUSED = {  # file beside good ones in train/cat -> (what it holds, what the er
     "half.png": (truncated, "cat/half.png is damaged or no image .*: replace or remove it"),
     "half.tif": (truncated, "cat/half.tif is damaged or no image"),
     "half.bmp": (truncated, "cat/half.bmp is damaged or no image"),
-    "float.tif": (array(np.ones((8, 8), np.float32)), "float.tif is damaged or no image .its 32-bit numbers have no ran"),
+    "float.tif": (array(np.ones((8, 8), np.float32)), "float.tif is damaged or no image .its 32-bit numbers have no"),
     "int.tif": (array(np.ones((8, 8), np.int32)), "int.tif is damaged or no image .its 32-bit numbers have no range"),
     "wide.png": (png((9, 8)), "cat/wide.png is 9x8 pixels, 0.png is 8x8: all images must have one size"),
     "folder.png/": (lambda path: path.mkdir(), ""),  # nothing in it
@@ -176,9 +176,9 @@ def test_another_size_in_test_than_in_train(tree, tmp_path):
 @pytest.mark.parametrize("load", [lambda tree: data.load(f"folder:{tree}", tree / "cache"),
                                   lambda tree: stream.check(stream.listed(tree / "train", ["cat", "dog"]), 0)])
 def test_an_image_too_large_to_decode_is_named(load, tree, monkeypatch):
-    Image.new("RGB", (30, 30)).save(tree / "train/cat/3.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
+    Image.new("RGB", (400, 400)).save(tree / "train/cat/3.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60000)  # of others only their resized form counts
     with pytest.raises(ValueError, match="cat/3.png is too large to be decoded .*: make it smaller, or remove it"):
         load(tree)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 800)  # Pillow only warns: it is read
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100000)  # Pillow only warns: it is read
     stream.decoded(tree / "train/cat/3.png")
