@@ -176,9 +176,9 @@ def test_another_size_in_test_than_in_train(tree, tmp_path):
 @pytest.mark.parametrize("load", [lambda tree: data.load(f"folder:{tree}", tree / "cache"),
                                   lambda tree: stream.check(stream.listed(tree / "train", ["cat", "dog"]), 0)])
 def test_an_image_too_large_to_decode_is_named(load, tree, monkeypatch):
-    Image.new("RGB", (30, 30)).save(tree / "train/cat/3.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
+    Image.new("RGB", (400, 400)).save(tree / "train/cat/3.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60000)  # of others only their resized form counts
     with pytest.raises(ValueError, match="cat/3.png is too large to be decoded .*: make it smaller, or remove it"):
         load(tree)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 800)  # Pillow only warns: it is read
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100000)  # Pillow only warns: it is read
     stream.decoded(tree / "train/cat/3.png")

@@ -161,3 +161,128 @@ def test_the_papers_models_have_their_published_counts(name):
     assert layers == {"resnet20-cifar10": 40_813_184, "vgg16_bn-cifar10": 313_725_952}[name]
     assert found.uncounted.keys() <= {"aten::add_", "aten::add", "aten::max_pool2d", "aten::mean", "aten::sub",
                                       "aten::div", "aten::mul"}
+
+
+class Calls(nn.Module):
+    """A layer, or None, and a weight [3, 4], and what is done with them."""
+
+    def __init__(self, call, layer=None):
+        super().__init__()
+        self.layer, self.weight, self.call = layer, nn.Parameter(torch.rand(3, 4)), call
+
+    def forward(self, x):
+        return self.call(self, x)
+
+
+@pytest.mark.parametrize(("call", "shape", "count"), [
+    (lambda m, x: x @ m.weight, (3,), 12),
+    (lambda m, x: m.weight @ x, (4,), 12),
+    (lambda m, x: torch.mv(m.weight, x), (4,), 12),
+    (lambda m, x: torch.addmv(torch.zeros(3), m.weight, x), (4,), 12),
+    (lambda m, x: torch.dot(x, m.weight[0]), (4,), 4),
+    (lambda m, x: m.weight @ x, (2, 4, 7), 2 * 3 * 4 * 7),  # the weight is broadcast over the images
+    (lambda m, x: x @ m.weight, (2, 5, 3), 2 * 5 * 3 * 4),
+    (lambda m, x: torch.inner(x, m.weight), (5, 4), 5 * 3 * 4),
+    (lambda m, x: torch.outer(x, x), (5,), 25),
+    (lambda m, x: torch.tensordot(x, m.weight, 1), (2, 5, 3), 2 * 5 * 3 * 4),
+    (lambda m, x: torch.tensordot(x, m.weight, ([1, 2], [0, 1])), (2, 3, 4), 2 * 12),
+    (lambda m, x: torch.einsum("bi,ij->bj", x, m.weight), (2, 3), 2 * 12),
+    (lambda m, x: torch.einsum("bi, ij", x, m.weight), (2, 3), 2 * 12),
+    (lambda m, x: torch.einsum("bi,ij->ij", x, m.weight), (2, 3), 2 * 12),
+    (lambda m, x: torch.einsum("...i,ij,kj->...k", x, m.weight, torch.ones(6, 4)), (2, 5, 3), 10 * (12 + 24)),
+    (lambda m, x: torch.einsum("bi,ij,kj", x, m.weight, torch.ones(6, 4)), (2, 3), 2 * (12 + 24)),
+])
+def test_products_of_matrices_and_vectors_by_hand(call, shape, count):
+    found = cost.flops(Calls(call).eval(), torch.rand(shape))
+    assert (found.dense, found.sparse, found.by_layer) == (count, count, {})
+
+
+@pytest.mark.parametrize(("layer", "shape", "matrices"), [
+    (nn.LSTM(3, 4), (5, 2, 3), {"weight_ih_l0": 10 * 48, "weight_hh_l0": 10 * 64}),
+    (nn.LSTM(3, 4, proj_size=2), (5, 2, 3), {"weight_ih_l0": 10 * 48, "weight_hh_l0": 10 * 32, "weight_hr_l0": 10 * 8}),
+    (nn.GRU(3, 4, 2, batch_first=True), (5, 2, 3), {"weight_ih_l0": 360, "weight_hh_l0": 480, "weight_ih_l1": 480,
+                                                    "weight_hh_l1": 480}),
+    (nn.RNN(3, 4, bidirectional=True), (5, 2, 3), {f"weight_{k}_l0{r}": n for k, n in (("ih", 120), ("hh", 160))
+                                                   for r in ("", "_reverse")}),
+    (nn.RNN(3, 4, nonlinearity="relu"), (5, 3), {"weight_ih_l0": 60, "weight_hh_l0": 80}),
+    (nn.GRUCell(3, 4), (2, 3), {"weight_ih": 72, "weight_hh": 96}),
+    (nn.LSTMCell(3, 4), (2, 3), {"weight_ih": 96, "weight_hh": 128}),
+])
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # computed in another way
+def test_recurrent_layers_by_hand(layer, shape, matrices):
+    found = cost.flops(Calls(lambda m, x: said if isinstance(said := m.layer(x), torch.Tensor) else said[0],
+                             layer).eval(), torch.rand(shape))
+    assert {k: d for k, (d, _) in found.by_layer.items()} == {f"layer.{k}": n for k, n in matrices.items()}
+    assert found.dense == sum(matrices.values())
+    name = next(iter(matrices))
+    zero(getattr(layer, name), 0.5)
+    sparse = cost.flops(Calls(lambda m, x: said if isinstance(said := m.layer(x), torch.Tensor) else said[0],
+                              layer).eval(), torch.rand(shape))
+    assert sparse.dense - sparse.sparse == matrices[name] / 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("options", [{}, {"dilation": 2}, {"groups": 2}, {"padding_mode": "circular"}])
+def test_padding_by_name_counts_as_by_number(n, options):
+    kind, x = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[n - 1], torch.rand(2, 4, *[6] * n)
+    same, one = (kind(4, 6, 3, padding=p, **options).eval() for p in ("same", options.get("dilation", 1)))
+    assert cost.flops(same, x).by_layer == cost.flops(one, x).by_layer == {"": (c := 2 * 6**n * one.weight.numel(), c)}
+    assert cost.flops(kind(4, 6, 3, padding="valid").eval(), x).dense == 2 * 4**n * 24 * 3**n
+    assert cost.flops(one, x[0]).dense == c / 2  # one image without its dimension
+
+
+def test_a_bilinear_layer_by_hand():
+    layer = nn.Bilinear(3, 4, 5)
+    zero(layer.weight, 0.4)
+    found = cost.flops(Calls(lambda m, x: m.layer(x[..., :3], x[..., 3:]), layer).eval(), torch.rand(2, 7))
+    assert found.by_layer == {"layer": (2 * 60, 72)}
+
+
+class Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight):
+        return x @ weight
+
+
+@pytest.mark.parametrize(("call", "what"), [
+    (lambda m, x: torch.cdist(x, m.weight[:, :3]), "aten::cdist"),
+    (lambda m, x: Product.apply(x, m.weight), "Product"),
+    (lambda m, x: Product.apply(x, m.weight[:, :3]), "Product"),
+    (lambda m, x: torch.addbmm(torch.zeros(5, 4), x[None], m.weight[None]), "aten::addbmm"),
+    (lambda m, x: m.layer(x[None, :3, :, None].expand(1, 3, 3, 3), torch.zeros(1, 18, 3, 3)), "torchvision::deform"),
+])
+def test_what_multiplies_and_has_no_count_is_refused_with_its_name(call, what):
+    import torchvision
+
+    model = Calls(call, torchvision.ops.DeformConv2d(3, 4, 3, padding=1)).eval()
+    with pytest.raises(ValueError, match=f"{what}.* has no count, so that the total would be too low: write it as"):
+        cost.flops(model, torch.rand(5, 3))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("layer", [nn.PReLU(3), nn.RMSNorm([3, 4]), nn.LayerNorm([3, 4]), nn.GroupNorm(3, 3),
+                                   nn.InstanceNorm1d(3, affine=True), nn.BatchNorm1d(3), nn.Softmax(1),
+                                   nn.Upsample(scale_factor=2)])
+def test_layers_without_a_product_are_no_reason_to_refuse(layer):
+    found = cost.flops(nn.Sequential(layer, nn.Conv1d(3, 2, 1)).eval(), torch.rand(2, 3, 4))
+    assert set(found.by_layer) == {"1"}
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager"),
+                                  lambda m: nn.Sequential(nn.DataParallel(m), nn.Identity()).eval()])
+def test_a_wrapped_model_costs_what_it_holds(tiny, wrap):
+    x = torch.rand(1, 1, 6, 6)
+    assert cost.flops(wrap(tiny), x)[:2] == cost.flops(tiny, x)[:2]
+    assert cost.weights(wrap(tiny)) == cost.weights(tiny)
+
+
+def test_state_that_is_no_tensor_does_not_matter(tiny):
+    class Versioned(nn.Sequential):
+        def get_extra_state(self):
+            return {"version": 1}
+
+        def set_extra_state(self, state):
+            pass
+    model, x = Versioned(tiny).eval(), torch.rand(1, 1, 6, 6)
+    assert cost.flops(model, x)[:2] == cost.flops(tiny, x)[:2]
+    assert model.get_extra_state() == {"version": 1}

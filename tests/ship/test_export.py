@@ -1,8 +1,10 @@
 import copy
+import math
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 
 from seamlib import evaluate, masks, models
 from seamlib.ship import export, timing
@@ -101,3 +103,60 @@ def test_the_restricted_original_is_compacted_and_exported_like_any_model(small,
     with torch.no_grad():
         torch.testing.assert_close(compacted(x), model(x), atol=1e-4, rtol=1e-4)
     assert export.export_onnx(compacted, x, tmp_path / "model.onnx", any_batch=True).is_file()  # it compares the logits
+
+
+class Attends(torch.nn.Module):
+    def __init__(self, need_weights):
+        super().__init__()
+        self.attention, self.need = torch.nn.MultiheadAttention(8, 2, batch_first=True), need_weights
+        self.out = torch.nn.Linear(8, 3)
+
+    def forward(self, x, scale=1.0):  # an argument that images do not fill
+        return self.out(scale * self.attention(x, x, x, need_weights=self.need)[0].mean(1))
+
+
+def encoder(**options):
+    return torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, **options)
+
+
+@pytest.mark.parametrize(("build", "shape"), [
+    (lambda: torchvision.models.VisionTransformer(16, 8, 2, 2, 16, 32, num_classes=5), (3, 16, 16)),
+    (encoder, (5, 8)), (lambda: encoder(norm_first=True, activation="gelu"), (5, 8)),
+    (lambda: torch.nn.TransformerEncoder(encoder(), 2), (5, 8)),
+    (lambda: Attends(False), (5, 8)), (lambda: Attends(True), (5, 8)),
+])
+def test_attention_is_exported_with_the_opset_that_it_needs(build, shape, tmp_path, capfd):
+    path = export.export_onnx(build().eval(), torch.rand(2, *shape), tmp_path / "model.onnx", any_batch=True)
+    assert onnx.load(str(path)).opset_import[0].version in (13, 14)
+    assert capfd.readouterr() == ("", "")  # of the attempt with another
+
+
+def test_what_needs_no_other_opset_has_deepsparses(small, tmp_path):
+    path = export.export_onnx(small, torch.rand(1, 3, 32, 32), tmp_path / "model.onnx")
+    assert onnx.load(str(path)).opset_import[0].version == 13
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_any_number_of_dimensions_in_float_and_half(n, dtype, tmp_path):
+    conv, norm = (getattr(torch.nn, f"{kind}{n}d") for kind in ("Conv", "BatchNorm"))
+    model = torch.nn.Sequential(conv(2, 4, 3, padding=1), norm(4), torch.nn.ReLU(), torch.nn.Flatten(),
+                                torch.nn.Linear(4 * 5**n, 3)).eval().to(dtype)
+    if n == 2:
+        model = model.to(memory_format=torch.channels_last)
+    assert export.export_onnx(model, torch.rand(2, 2, *[5] * n, dtype=dtype), tmp_path / "m", any_batch=True).is_file()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_the_tolerance_follows_the_precision(dtype):
+    want, step = torch.tensor([[1.0, -0.5]], dtype=dtype), torch.finfo(dtype).eps
+    export._compare(want + 2 * step, want, "it")
+    for wrong in (want + max(2e-4, 20 * step), want * math.nan, want[:, :1]):
+        with pytest.raises(ValueError, match="it differ from torch's by .* of the largest"):
+            export._compare(wrong, want, "it")
+
+
+@pytest.mark.parametrize("wrap", [torch.nn.DataParallel, lambda m: torch.compile(m, backend="eager")])
+def test_a_wrapped_model_is_exported_as_the_one_inside(tiny, wrap, tmp_path):
+    paths = [export.export_onnx(m, torch.rand(1, 1, 6, 6), tmp_path / "m") for m in (tiny, wrap(tiny))]
+    assert len({p.read_bytes() for p in paths}) == 1

@@ -239,3 +239,79 @@ def test_a_result_that_would_answer_differently_is_refused(monkeypatch):
                         lambda self: self.channels.graph.get_submodule("model.fc2").bias.data.add_(1))
     with pytest.raises(ValueError, match="answers differently"):
         compact(models.build("lenet-mnist5k").eval(), torch.rand(1, 1, 28, 28))
+
+
+class Beside(nn.Module):
+    """A layer beside something that does not come from the images, joined as `how` says."""
+
+    def __init__(self, n, how):
+        super().__init__()
+        kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[n - 1]
+        self.dead, self.other = kind(2, 3, 3, padding=1), kind(2, 3, 3, padding=1)
+        self.position, self.how, self.out = nn.Parameter(torch.randn(1, 3, *[4] * n)), how, nn.LazyLinear(2)
+
+    def forward(self, x):
+        return self.out(self.how(self.dead(x), self.position, self.other(x)).flatten(2).mean(2))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, 2, 4])
+@pytest.mark.parametrize("how", [
+    lambda dead, position, other: torch.cat([F.relu(dead + position), other], 1),
+    lambda dead, position, other: dead + position + other,
+    lambda dead, position, other: other + (position + dead),
+    lambda dead, position, other: torch.cat([dead, position.expand(len(dead), *position.shape[1:]), other], 1),
+])
+def test_an_example_of_any_number_of_images_will_do_for_all(n, batch, how):
+    model = Beside(n, how)
+    model(torch.rand(1, 2, *[4] * n))
+    model = killed(model, 0.0)
+    model.dead.weight.data.zero_()
+    small, _ = compact(model, torch.rand(batch, 2, *[4] * n, dtype=torch.float64))
+    for images in (1, 2, 3, 4):
+        x = torch.rand(images, 2, *[4] * n, dtype=torch.float64)
+        torch.testing.assert_close(small(x), model(x))
+
+
+@settings(max_examples=60)
+@given(st.floats(0, 1), st.integers(0, 99), st.booleans(), st.booleans(), st.sampled_from([0, 1]), st.booleans(),
+       st.sampled_from([1, 3]))
+def test_there_are_never_more_weights_than_before(share, seed, bias, affine, padding, norm, multiple):
+    def layers(n, m):
+        yield nn.Conv2d(n, m, 3, padding=padding, bias=bias)
+        if norm:
+            yield nn.BatchNorm2d(m, affine=affine)
+        yield nn.ReLU()
+    model = killed(nn.Sequential(*layers(2, 5), *layers(5, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                                 nn.Linear(4, 3, bias=bias)), share, seed)
+    small, _ = compact(model, torch.rand(1, 2, 9, 9, dtype=torch.float64), multiple=multiple)
+    same(model, small, 2, 9, 9)
+    assert weights(small) <= weights(model)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager"),
+                                  lambda m: nn.Sequential(nn.DataParallel(m), nn.Identity()).eval()])
+def test_a_wrapped_model_is_compacted_as_the_one_inside(wrap):
+    model, x = killed(models.build("lenet-mnist5k"), 0.5), torch.rand(2, 1, 28, 28, dtype=torch.float64)
+    inside, around = compact(model, x), compact(wrap(model), x)
+    assert list(around[1].channels.values()) == list(inside[1].channels.values())
+    assert torch.equal(around[0](x), inside[0](x))
+
+
+@pytest.mark.parametrize("form", [torch.channels_last, torch.contiguous_format])
+def test_any_order_of_memory(form):
+    model = killed(Net(1, nn.ReLU()), 0.5, 1).to(memory_format=form)
+    small, _ = compact(model, torch.rand(1, 2, 9, 9, dtype=torch.float64).to(memory_format=form))
+    same(model, small, 2, 9, 9)
+
+
+def test_a_model_that_answers_no_number_of_images_but_one_is_refused():
+    class One(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.layer(x.reshape(1, 4))
+    with pytest.raises(ValueError, match=r"One does not take an example of shape \(2, 4\)"):
+        compact(One().eval(), torch.rand(1, 4))
