@@ -183,12 +183,12 @@ def _sweep(path: Path) -> None:
 
 
 def project(start: Path | str = ".") -> Path:
-    """The project folder: the checkout that this library is in; installed elsewhere, the nearest from `start` upward.
+    """The project folder: the nearest from `start` upward that holds notebooks/ and pyproject.toml.
 
-    A project holds notebooks/ and pyproject.toml. Where there is none, `start` itself.
+    Where there is none, the checkout that this library is in; if it is in none, `start` itself.
     """
     here = Path(start).resolve()
-    for folder in (Path(__file__).resolve().parents[2], here, *here.parents):
+    for folder in (here, *here.parents, Path(__file__).resolve().parents[2]):
         if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
             return folder
     return here

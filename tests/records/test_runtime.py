@@ -61,14 +61,13 @@ def test_what_is_written_may_be_read_by_whom_the_umask_says(tmp_path, umask, mod
     assert (tmp_path / "x").stat().st_mode & 0o777 == mode
 
 
-def test_the_project_is_where_the_library_is_whatever_the_working_directory(tmp_path, monkeypatch):
+def test_the_project_is_around_the_working_directory_else_where_the_library_is(tmp_path, monkeypatch):
     other = tmp_path / "other"
     (other / "notebooks").mkdir(parents=True)
     (other / "pyproject.toml").touch()
-    monkeypatch.chdir(other)
-    assert runtime.project() == ROOT
-    monkeypatch.setattr(runtime, "__file__", "/site-packages/seamlib/records/runtime.py")  # installed
     assert runtime.project(other / "notebooks") == other
+    assert runtime.project(tmp_path) == ROOT
+    monkeypatch.setattr(runtime, "__file__", "/site-packages/seamlib/records/runtime.py")  # installed
     assert runtime.project(tmp_path) == tmp_path
 
 
