@@ -39,7 +39,7 @@ def plain(model: nn.Module) -> nn.Module:
             raise ValueError(f"{what} is quantised, so its weights are packed: give the model from before it was "
                              "quantised, and quantise the result")
         if parametrize.is_parametrized(module):
-            key = next(iter(module.parametrizations))  # type: ignore[arg-type]
+            key = next(iter(module.parametrizations))
             raise ValueError(f"{what} has a {key} that is computed by a parametrization: make it a parameter first, by "
                              f"torch.nn.utils.parametrize.remove_parametrizations(layer, {key!r})")
         _check_not_computed(what, module)
