@@ -11,6 +11,7 @@
 - `records`: what ran, on what, with what result
 - `plain`: what a model must be for any of these
 - `evaluate`: accuracy, and what the untouched original reaches
+- `trial`: a copy of a model, and what it says about an example
 - `restore`: models back from their records
 - `figures`: (axes, table) -> axes
 """

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import evaluate
 from ..records import runtime
+from ..trial import answer
 from . import export, timing
 
 
@@ -32,8 +32,7 @@ def latencies(models: Mapping[str, nn.Module], images: Iterable[Tensor], engines
     there = set(engines) & set(timing.installed())
     found: dict[str, dict[str, dict[str, Any] | None]] = {engine: {} for engine in engines}
     for x in images:
-        with evaluate.measuring():
-            expected = {name: model(x) for name, model in models.items()}
+        expected = {name: answer(model, x) for name, model in models.items()}
         with tempfile.TemporaryDirectory() as folder:
             files = {name: export.export_onnx(model, x, Path(folder) / f"{name}.onnx")
                      for name, model in models.items()} if there - {"torch"} else {}

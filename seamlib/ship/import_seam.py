@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..masks.masks import check_shapes
 from ..models import new_head
+from ..plain import plain
 from ..search.found import Pick, Reengineered
 
 MASK, HEAD = "_mask", "module_head."
@@ -25,7 +26,7 @@ def import_seam(path: Path | str, source: nn.Module) -> Reengineered:
 
     Raises FileNotFoundError, or ValueError for a file that holds anything else or belongs to another architecture.
     """
-    path = Path(path)
+    path, source = Path(path), plain(source)
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}")
     try:

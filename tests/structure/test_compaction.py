@@ -260,7 +260,7 @@ class Beside(nn.Module):
     lambda dead, position, other: torch.cat([F.relu(dead + position), other], 1),
     lambda dead, position, other: dead + position + other,
     lambda dead, position, other: other + (position + dead),
-    lambda dead, position, other: torch.cat([dead, position.expand(len(dead), *position.shape[1:]), other], 1),
+    lambda dead, position, other: torch.cat([dead, position.expand_as(dead), other], 1),
 ])
 def test_an_example_of_any_number_of_images_will_do_for_all(n, batch, how):
     model = Beside(n, how)
