@@ -256,7 +256,7 @@ RECORDS = [  # what of a record is changed, words of both keep and verify
     ({"schema": "seamlib-record-9"}, "record format 'seamlib-record-9': this version reads seamlib-record-1"),
     ({"schema": None}, "record format None"), ({"more": 1}, "is not a whole record"),
     ({"sha256": {"data": "d"}, "experiment": "indirect_reuse"}, "the masks or student of"),
-    ({"experiment": "train_source", "sha256": {}, "parameters": {}}, "has no 'model'"),
+    ({"experiment": "train_source", "sha256": {}, "parameters": {}}, "has no '"),
 ]
 
 
