@@ -99,7 +99,7 @@ def finished(notebook: str, parameters: dict[str, Any]) -> Path | None:
         try:
             compare(records.read(path), parameters)
         except (ValueError, OSError, KeyError) as e:
-            print(f"{notebook} {records.key(parameters)}: runs again, its record is of other things: {e}")
+            print(f"{notebook} {records.key(parameters)}: runs again, its record is of other things: {e}\n", end="")
             return None
     return path
 
