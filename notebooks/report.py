@@ -266,21 +266,6 @@ def styled_searches(searches: Mapping[str, Iterable[records.Record]]) -> Styler:
     return _points(neat(table.style), list(table.columns[2:]))
 
 
-def styled_ablation(preset: str, notebook: str) -> Styler:
-    """A row a setting of the preset: what differs from its first cell but the problem, problems, and means of FRONT."""
-    problem = ("target_class", "target_superclass_idx", "seed")
-    groups: dict[str, list[records.Record]] = {}
-    cells = [p for stage in run.cells(preset, {}) for book, p in stage if book == notebook]
-    found = {records.key(r.parameters): r for r in of_preset(preset, notebook)}
-    for p in cells:
-        differs = [f"{name} {value}" for name, value in p.items() if value != cells[0][name] and name not in problem]
-        if (r := found.get(records.key(p))) and r.results["front"]:
-            groups.setdefault(", ".join(differs) or "default", []).append(r)
-    table = pd.DataFrame([{"search": name, "problems": len(group), **front_rows(group)[FRONT].mean()}
-                          for name, group in groups.items()], columns=["search", "problems", *FRONT])
-    return _points(neat(table.style), FRONT)
-
-
 def _points(style: Styler, columns: Iterable[str]) -> Styler:
     return style.format({c: "{:+.2f}" if c.endswith("points") else "{:.1%}" for c in columns}, na_rep="")
 
