@@ -251,22 +251,25 @@ class Batches:
     All of it lies in the device's memory. With `seed`, each pass visits the samples in a new random order, cropped at
     random after black padding and (with `flip`) mirrored at random; all passes follow from the seed. Without, images
     come in order and as they are. `size` > 0 enlarges them to that many pixels a side (bilinear), as the last step.
+    `balanced`: a pass visits as many of each label as there are of the rarest; which of the others, is drawn anew.
     """
 
     def __init__(self, split: Split, batch_size: int, device: torch.device | str = "cpu", *,
-                 seed: int | None = None, flip: bool = False, size: int = 0):
+                 seed: int | None = None, flip: bool = False, size: int = 0, balanced: bool = False):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
         self.images = split.images.to(device).permute(0, 2, 3, 1).contiguous()  # NHWC, so that a batch is channels_last
         self.labels = split.labels.to(device)
         self.batch_size, self.flip, self.size = batch_size, flip, size
+        self.balanced = balanced
         self.generator = None if seed is None else torch.Generator(device).manual_seed(seed)
         if self.generator is not None:
             self.images = torch.nn.functional.pad(self.images, (0, 0, PADDING, PADDING, PADDING, PADDING))
 
     def __len__(self) -> int:
         """Batches in one pass."""
-        return -(-len(self.labels) // self.batch_size)
+        every = torch.arange(len(self.labels), device=self.labels.device)
+        return -(-len(stream.balanced(every, self.labels) if self.balanced else every) // self.batch_size)
 
     @property
     def position(self) -> Tensor | None:
@@ -283,6 +286,8 @@ class Batches:
         order = torch.arange(n, device=device)
         if self.generator is not None:
             order = torch.randperm(n, generator=self.generator, device=device)
+        if self.balanced:
+            order = stream.balanced(order, self.labels)
         for index in order.split(self.batch_size):
             images = self.images[index] if self.generator is None else self._augmented(index)
             x = images.permute(0, 3, 1, 2).float().div_(255)
@@ -306,14 +311,15 @@ class Batches:
 
 
 def batches(split: Samples, batch_size: int, device: torch.device | str = "cpu", *, seed: int | None = None,
-            flip: bool = False, size: int = 0) -> Batches | stream.Streamed:
+            flip: bool = False, size: int = 0, balanced: bool = False) -> Batches | stream.Streamed:
     """Batches of `split`, from memory or disk: shuffled and augmented if `seed` is given, else in order.
 
+    `balanced`: a pass visits as many of each label as there are of the rarest, and draws anew which of the others.
     Images on disk come at stream.SIZE pixels a side, whatever `size` says; those in memory at `size`, 0: as they are.
     Large ones come in order at most STREAMED_AT_ONCE at a time, so that measuring fits in memory.
     """
     if seed is None and (isinstance(split, Files) or size >= stream.SIZE):
         batch_size = min(batch_size, STREAMED_AT_ONCE)
     if isinstance(split, Files):
-        return stream.Streamed(split, batch_size, device, seed=seed, flip=flip)
-    return Batches(split, batch_size, device, seed=seed, flip=flip, size=size)
+        return stream.Streamed(split, batch_size, device, seed=seed, flip=flip, balanced=balanced)
+    return Batches(split, batch_size, device, seed=seed, flip=flip, size=size, balanced=balanced)

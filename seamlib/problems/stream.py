@@ -129,21 +129,23 @@ class Streamed:
 
     With `seed`, each pass visits the samples in a new random order, in random crops of random size and shape and (with
     `flip`) mirrored at random; all passes follow from the seed, whatever the number of `workers`. Without, images come
-    in order, the short side at 256 pixels and the centre cut out. `workers`: processes that decode; default: one a
-    core; 0: none, this process decodes. Raises ValueError, with its path, at a file that is no whole image.
+    in order, the short side at 256 pixels and the centre cut out. `balanced`: see `balanced`. `workers`: processes that
+    decode; default: one a core; 0: none, this process decodes. Raises ValueError, with its path, at a file that is no
+    whole image.
     """
 
     def __init__(self, files: Files, batch_size: int, device: torch.device | str = "cpu", *,
-                 seed: int | None = None, flip: bool = False, workers: int | None = None):
+                 seed: int | None = None, flip: bool = False, workers: int | None = None, balanced: bool = False):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
         self.files, self.batch_size, self.device = files, batch_size, torch.device(device)
         self.seed, self.flip, self.passes = seed, flip, 0
-        self.workers = _usable_cores() if workers is None else workers
+        self.workers, self.balanced = _usable_cores() if workers is None else workers, balanced
 
     def __len__(self) -> int:
         """Batches in one pass."""
-        return -(-len(self.files) // self.batch_size)
+        every = torch.arange(len(self.files))
+        return -(-len(balanced(every, self.files.labels) if self.balanced else every) // self.batch_size)
 
     @property
     def position(self) -> Tensor:
@@ -159,9 +161,11 @@ class Streamed:
         order = np.arange(n)
         if self.seed is not None:
             order = np.random.default_rng((self.seed, self.passes)).permutation(n)
+        if self.balanced:
+            order = balanced(torch.from_numpy(order), self.files.labels).numpy()
         images = _Images(self.files, self.seed, self.passes, self.flip)
         self.passes += 1
-        batches = [order[i:i + self.batch_size].tolist() for i in range(0, n, self.batch_size)]
+        batches = [order[i:i + self.batch_size].tolist() for i in range(0, len(order), self.batch_size)]
         draw = torch.Generator().manual_seed(0)  # the loader draws from it, not from the caller's
         loader = torch.utils.data.DataLoader(images, batch_sampler=batches, num_workers=self.workers, generator=draw,
                                              pin_memory=self.device.type == "cuda")
@@ -171,6 +175,16 @@ class Streamed:
                 yield x.float().div_(255), y.to(self.device)
         except Damaged as e:  # a worker's comes with its traceback: the last line says it
             raise ValueError(str(e).strip().splitlines()[-1].partition("Damaged: ")[2] or str(e)) from None
+
+
+def balanced(order: Tensor, labels: Tensor) -> Tensor:
+    """Of sample numbers in an `order`, the first of each label, as many as there are of the rarest; in that order."""
+    ordered = labels[order]
+    counts = torch.bincount(ordered)
+    first = torch.zeros_like(ordered, dtype=torch.bool)
+    for label in counts.nonzero():
+        first[(ordered == label).nonzero()[:counts[counts > 0].min()]] = True
+    return order[first]
 
 
 def check(files: Files, workers: int | None = None) -> None:

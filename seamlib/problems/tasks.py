@@ -27,6 +27,7 @@ from .data import Files, Samples, Source, batches
 from .superclasses import groups
 
 HALVES_SEED = 0  # splits the test set in two; part of the protocol, not a parameter
+OTHERS = ("once", "anew")  # when a binary problem's images of other classes are drawn: for all passes, or for each
 HOLDOUT, HOLDOUT_SEED = 0.1, 0  # share of each class's training images that chooses, and what draws it; likewise
 
 
@@ -89,15 +90,18 @@ def transfer(source: Source, seed: int = 0, shots: int = 0, protocol: str = "hol
     return Transfer(source.name, len(source.classes), train.select(~out), train.select(out), source.test)
 
 
-def binary(source: Source, target_class: int, seed: int = 0, shots: int = 0) -> Task:
+def binary(source: Source, target_class: int, seed: int = 0, shots: int = 0, others: str = "once") -> Task:
     """Is an image of class `target_class` (label 1) or not (label 0)?
 
     All images of the class and as many others, drawn with `seed`, from the training and from the test set alike
-    (SeaM, section 4.1). `shots` > 0 keeps that many training images of each label.
+    (SeaM, section 4.1). `shots` > 0 keeps that many training images of each label. `others` "anew": `train` holds
+    all others, for batches that are `balanced`; `shots` then keeps that many of the class alone.
     """
     check_class(source.name, source.classes, target_class)
     _present(source, [target_class])
-    train = _shots(_balanced(source.train, target_class, seed), shots, seed)
+    runtime.check_choice("others", others, OTHERS)
+    train = _balanced(source.train, target_class, seed, all_others=others == "anew")
+    train = _shots(train, shots, seed, whole=(0,) if others == "anew" else ())
     test = _balanced(source.test, target_class, seed)
     return Task(f"binary{target_class}", 2, train, test, _halves(test),
                 ArgMaxOrNot(target_class), OneVsRest(target_class))
@@ -138,16 +142,17 @@ def superclass(dataset: str, index: int) -> tuple[str, tuple[str, ...]]:
 
 
 def problem(source: Source, *, target_class: int = -1, target_superclass_idx: int = -1, classes: str = "",
-            n_classes: int = 0, seed: int = 0, shots: int = 0) -> Task:
+            n_classes: int = 0, seed: int = 0, shots: int = 0, others: str = "once") -> Task:
     """The target problem that a notebook's parameters name: exactly one of the first four must be given.
 
     `target_class` (0 or more): binary. `target_superclass_idx` (0 or more): a superclass of CIFAR-100 or ImageNet.
     `classes`: numbers or names separated by commas. `n_classes` (2 or more): so many classes, drawn with `seed`.
+    `others`: of a binary problem, see `binary`.
     """
     name, numbers = chosen(source.name, source.classes, target_class=target_class, classes=classes, seed=seed,
                            target_superclass_idx=target_superclass_idx, n_classes=n_classes)
     if target_class >= 0:
-        return binary(source, target_class, seed, shots)
+        return binary(source, target_class, seed, shots, others)
     return multiclass(source, numbers, seed, shots, name)
 
 
@@ -231,13 +236,13 @@ def _present(source: Source, classes: Sequence[int]) -> None:
                                  "folder, or choose a problem without it")
 
 
-def _balanced(split: Samples, target: int, seed: int) -> Samples:
+def _balanced(split: Samples, target: int, seed: int, all_others: bool = False) -> Samples:
     labels = split.labels.numpy()
     own, others = np.flatnonzero(labels == target), np.flatnonzero(labels != target)
     if len(others) < len(own):
         raise ValueError(f"class {target} has {len(own)} images, all others together {len(others)}: a binary problem "
                          "needs at least as many others")
-    drawn = np.random.default_rng(seed).permutation(others)[: len(own)]
+    drawn = others if all_others else np.random.default_rng(seed).permutation(others)[: len(own)]
     index = np.sort(np.concatenate([own, drawn]))
     return split.select(index, (labels[index] == target).astype(np.int64))
 
@@ -257,7 +262,8 @@ def _number(dataset: str, names: Sequence[str], text: str) -> int:
                      f"and names such as {', '.join(names[:3])}")
 
 
-def _shots(split: Samples, shots: int, seed: int) -> Samples:
+def _shots(split: Samples, shots: int, seed: int, whole: Sequence[int] = ()) -> Samples:
+    """So many images of each label, and all of the labels in `whole`; 0: all of each."""
     counts = np.bincount(split.labels.numpy())
     if shots < 0 or shots > counts.min():
         raise ValueError(f"shots is {shots}: allowed are 0 (all) to {counts.min()}, the training images there are of "
@@ -266,7 +272,8 @@ def _shots(split: Samples, shots: int, seed: int) -> Samples:
         return split
     order = np.random.default_rng(seed).permutation(len(split))
     labels = split.labels.numpy()[order]
-    return split.select(np.sort(np.concatenate([order[labels == c][:shots] for c in range(len(counts))])))
+    return split.select(np.sort(np.concatenate([
+        order[labels == c][:None if c in whole else shots] for c in range(len(counts))])))
 
 
 def _halves(test: Samples) -> dict[str, Samples]:

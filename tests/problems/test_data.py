@@ -183,6 +183,27 @@ def test_passes_differ_and_follow_from_the_seed():
     assert passes(1) != passes(2)
 
 
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(1, 5), st.integers(0, 9))
+@settings(max_examples=30)
+def test_a_balanced_pass_has_as_many_of_each_label_as_of_the_rarest(counts, batch_size, seed):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    images = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 9, 9).contiguous()
+    batches = data.Batches(data.Split(images, labels), batch_size, seed=seed, balanced=True)
+    for _ in range(2):
+        passed = list(batches)
+        assert len(passed) == len(batches)
+        assert torch.bincount(torch.cat([y for _, y in passed])).tolist() == [min(counts)] * len(counts)
+
+
+def test_a_balanced_pass_draws_anew_which_of_the_others_it_visits():
+    labels = torch.tensor([0] * 40 + [1] * 4)
+    images = torch.arange(44, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
+    batches = data.Batches(data.Split(images, labels), 8, seed=0, balanced=True)
+    first, second = (torch.cat([y * 0 + (255 * x).amax((1, 2, 3)).round().long() for x, y in batches]).sort().values
+                     for _ in range(2))
+    assert not torch.equal(first, second)
+
+
 def test_batch_size_zero_is_refused():
     with pytest.raises(ValueError, match="batch_size is 0: it must be at least 1"):
         data.batches(split(), 0)

@@ -57,6 +57,16 @@ def test_a_selection_keeps_its_labels_or_takes_others(root):
     assert len(masked) == 5
 
 
+def test_a_balanced_pass_has_as_many_of_each_label_as_of_the_rarest(root):
+    source = data.load("imagenet", root)
+    task = tasks.binary(source, source.classes.index(SHARKS[0]), others="anew")
+    batches = data.batches(task.train, 4, seed=0, balanced=True)
+    passed = torch.cat([y for _, y in batches])
+    assert torch.bincount(task.train.labels).tolist() == [15, 5]
+    assert torch.bincount(passed).tolist() == [5, 5]
+    assert len(batches) == 3
+
+
 def test_the_callers_generators_are_left_alone(root, monkeypatch):
     monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded the CUDA devices"))
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()

@@ -45,6 +45,17 @@ def test_shots_keep_that_many_training_images_of_each_label():
     assert len(task.test) == 40
 
 
+def test_others_anew_gives_every_other_training_image_and_the_same_test_images():
+    toy = source()
+    once, anew = (tasks.binary(toy, 3, others=others) for others in ("once", "anew"))
+    assert torch.bincount(anew.train.labels).tolist() == [60, 8]
+    assert torch.equal(once.test.images, anew.test.images)
+    few = tasks.binary(toy, 3, shots=2, others="anew")
+    assert torch.bincount(few.train.labels).tolist() == [60, 2]
+    with pytest.raises(ValueError, match="unknown others 'all': allowed are once, anew"):
+        tasks.binary(toy, 3, others="all")
+
+
 @pytest.mark.parametrize(("kwargs", "text"), [
     ({"target_class": 4}, "target_class is 4: toy has classes 0 to 3"),
     ({"target_class": -1}, "target_class is -1"),
