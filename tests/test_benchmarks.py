@@ -47,24 +47,21 @@ def test_images_are_what_the_library_loads():
 
 def test_the_table_of_targets_measures_only_what_this_kind_of_device_can_answer():
     steps = {f"{model}, batch 64": {"speedup": 3.14, "overhead": -0.05} for model in ("resnet20", "vgg16_bn")}
-    steps["resnet20, batch 64"]["seconds"] = {"published": [1.0, 2.0, 9.0]}
-    results = {"steps": steps, "growth": {"problems": [{"problems": 10, "one by one": 6.0, "together": 1.0}],
-                                          "batch": [{"batch": 16, "seconds": 0.5}, {"batch": 64, "seconds": 0.1}]}}
+    results = {"steps": steps, "growth": {"problems": [{"problems": 10, "one by one": 6.0, "together": 1.0}]},
+               "whole": {"published": [1.0, 2.0, 9.0], "default": [0.5, 0.5, 7.0]}}
     on = {kind: [value for _, _, value in report.targets(results, kind)] for kind in ("cpu", "cuda")}
-    mask, whole = report.time_to_mask(), 300 * 2.0 / (14 * 0.5)  # the epochs and batches of the two presets
-    assert on["cpu"] == ["3.14", "-5.0%", "3.14", "-5.0%", mask, f"{whole:.0f}", "not measured", "not measured"]
-    assert on["cuda"] == ["not measured"] * 4 + [mask, "not measured", "3.14", "6.00"]
+    mask, whole = report.to_a_mask(), 300 * 2.0 / (30 * 0.5)  # the epochs of the two presets
+    assert on["cpu"] == ["3.14", "-5.0%", "3.14", "-5.0%", f"{whole:.0f} for the whole path", mask, "not measured",
+                         "not measured"]
+    assert on["cuda"] == ["not measured"] * 5 + [mask, "3.14", "6.00"]
 
 
-def test_the_time_to_a_mask_counts_only_where_the_mask_is_reached(monkeypatch):
-    def said(kept, accuracy, rows=3):
-        table = {"kept": [kept] * rows, "re-engineered": [accuracy] * rows, "original": [0.9] * rows}
-        monkeypatch.setattr(report, "rows", lambda *_: report.pd.DataFrame(table))
-        return report.time_to_mask()
-    assert said(0.12, 0.9) == "reached: 12.0%, +0.0 points"
-    assert said(0.13, 0.95) == "not reached: 13.0%, +5.0 points"
-    assert said(0.1, 0.89) == "not reached: 10.0%, -1.0 points"
-    assert said(0.1, 0.9, rows=0) == "no records"
+def test_what_is_kept_at_no_loss_is_a_mean_over_the_records(monkeypatch):
+    monkeypatch.setattr(report, "of_preset", lambda *_: [])
+    assert report.to_a_mask() == "no records"
+    table = report.pd.DataFrame({"all: kept": [0.05, 0.1], "all: points": [-0.5, 0.2]})
+    monkeypatch.setattr(report, "front_rows", lambda *_: table)
+    assert report.to_a_mask() == "7.5%, -0.15 points"
 
 
 def test_rivals_take_turns_and_a_ratio_is_that_of_neighbours(monkeypatch):

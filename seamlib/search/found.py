@@ -174,17 +174,19 @@ def no_loss(front: Sequence[Epoch], originals: Originals, control: str) -> dict[
     """How much can go at no loss: kept, accuracy, and its difference to the untouched original on the same images.
 
     Of the points whose accuracy on one half is at least the original's there, the one that keeps fewest, measured on
-    the other half; both ways, averaged. None where no point reaches it on one of the halves.
+    the other half; both ways, averaged. Where a half has no such point it takes where the front begins, the restricted
+    original, which keeps all. None where neither half has one.
     """
-    found = []
+    start = {"kept": 1.0, **{f"accuracy_{half}": originals[half]["restricted"] for half in "ab"}}
+    found, reached = [], False
     for chooses, reports in (("a", "b"), ("b", "a")):
         enough = [p for p in front if p[f"accuracy_{chooses}"] >= originals[chooses][control]]
-        if not enough:
-            return None
-        point = min(enough, key=itemgetter("kept"))
+        reached |= bool(enough)
+        point = min(enough, key=itemgetter("kept"), default=start)
         found.append((point["kept"], point[f"accuracy_{reports}"],
                       point[f"accuracy_{reports}"] - originals[reports][control]))
-    return {name: (a + b) / 2 for name, a, b in zip(("kept", "accuracy", "difference"), *found, strict=True)}
+    averages = ((a + b) / 2 for a, b in zip(*found, strict=True))
+    return dict(zip(("kept", "accuracy", "difference"), averages, strict=True)) if reached else None
 
 
 def best(front: Sequence[Epoch], originals: Originals) -> dict[str, float]:

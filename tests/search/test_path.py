@@ -91,7 +91,10 @@ def test_no_loss_is_chosen_on_one_half_and_measured_on_the_other():
     assert found == {"kept": pytest.approx(0.35), "accuracy": pytest.approx((0.5 + 0.7) / 2),
                      "difference": pytest.approx((0.5 - 0.6 + 0.7 - 0.6) / 2)}
     assert no_loss(front, ORIGINALS, "all")["kept"] == pytest.approx((0.1 + 0.2) / 2)
-    assert no_loss(front[1:], ORIGINALS, "restricted") is None  # half b has no point
+    found = no_loss(front[1:], ORIGINALS, "restricted")  # half b has no point: it takes the restricted original
+    assert found == {"kept": pytest.approx((0.2 + 1) / 2), "accuracy": pytest.approx((0.5 + 0.6) / 2),
+                     "difference": pytest.approx((0.5 - 0.6 + 0.6 - 0.6) / 2)}
+    assert no_loss(front[2:], ORIGINALS, "restricted") is None
     assert best(front, ORIGINALS) == {"kept": 0.5, "accuracy": pytest.approx(0.75), "difference": pytest.approx(0.15)}
 
 
