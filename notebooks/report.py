@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import itertools
 import math
@@ -27,6 +28,7 @@ COLUMNS = {
 }
 CONTROLS = ["original", "restricted", "head only", "norms only", "from scratch", "paper: re-engineered", "paper: kept"]
 
+WIDE = [0.05 * 10 ** (i / 10) for i in range(11)]  # shares of the weights, 5 to 50%, in equal steps of the logarithm
 SHARE, GAIN = 0.1011, 5.85  # what SeaM keeps, and gains over the original, in points: the means of all its models
 FRONT = ["all: kept", "all: points", "restricted: kept", "restricted: points", f"at {SHARE:.2%}: points", "best: kept",
          "best: points"]
@@ -277,6 +279,34 @@ def styled_searches(searches: Mapping[str, Iterable[records.Record]]) -> Styler:
         rows.append(row)
     table = pd.DataFrame(rows, columns=["search", "problems", *FRONT, "one point: kept", "one point: points"])
     return _points(neat(table.style), list(table.columns[2:]))
+
+
+def ablation(preset: str, notebook: str, varied: Iterable[str] = ("target_superclass_idx",)) -> pd.DataFrame:
+    """A row a setting of `preset`, by what it changes in the first of its cells; `varied` says what makes a problem.
+
+    Means over the problems, in points above the restricted original: at SHARE, and over the front from 5 to 50% of the
+    weights; `smallest`, the share that its last point keeps. Searches of a single alpha are the points of one front.
+    """
+    cells = [p for stage in run.cells(preset, {}) for book, p in stage if book == notebook]
+    found = {records.key(r.parameters): r for r in of_preset(preset, notebook)}
+    groups: dict[str, dict[str, list[records.Record]]] = {}
+    for p in cells:
+        if (r := found.get(records.key(p))) is not None:
+            apart = "," not in p["path"]
+            ignored = {*varied, *(("path", "epochs") if apart else ())}
+            changes = [f"{k} {v}" for k, v in p.items() if v != cells[0][k] and k not in ignored]
+            label = "each alpha by itself" if apart else ", ".join(changes) or "default"
+            groups.setdefault(label, {}).setdefault(r.task, []).append(r)
+    rows = []
+    for label, tasks in groups.items():
+        fronts = [dataclasses.replace(of[0], results=of[0].results | {"front": [
+            p for r in of for p in r.results["front"]]}) for of in tasks.values()]
+        above = {share: statistics.fmean(100 * (at(r, share) - r.results["accuracy"]["original_restricted"])
+                                         for r in fronts) for share in (SHARE, *WIDE)}
+        rows.append({"setting": label, "problems": len(fronts), "5% to 50%: points": statistics.fmean(
+            above[share] for share in WIDE), f"at {SHARE:.2%}: points": above[SHARE], "smallest": statistics.fmean(
+                min(p["kept"] for p in r.results["front"]) for r in fronts)})
+    return pd.DataFrame(rows)
 
 
 def _points(style: Styler, columns: Iterable[str]) -> Styler:

@@ -132,6 +132,29 @@ def test_accuracy_at_a_share_lies_on_the_logarithmic_line_between_two_points():
     assert np.isnan(report.at(record, 0.05))
 
 
+def test_an_ablation_has_a_row_a_setting_and_joins_searches_of_single_alphas(monkeypatch):
+    first = {"path": "1,2", "epochs": 8, "norms": "affine", "target_superclass_idx": 0}
+    cells = [first, {**first, "target_superclass_idx": 1}, {**first, "norms": "frozen"},
+             {**first, "path": "1", "epochs": 4}, {**first, "path": "2", "epochs": 4}]
+
+    def record(parameters, points):
+        front = [{"kept": kept, "accuracy": accuracy} for kept, accuracy in points]
+        return records.Record("direct_multiclass", f"superclass{parameters['target_superclass_idx']}", parameters,
+                              {"front": front, "accuracy": {"original_restricted": 0.7}}, 0, "", False,
+                              {"kind": "cpu"}, 1.0, {})
+    flat = [(0.6, 0.8), (0.02, 0.8)]
+    found = [record(p, points) for p, points in zip(cells, [flat, [(0.6, 0.7), (0.04, 0.7)], [(0.6, 0.6), (0.01, 0.6)],
+                                                            flat[:1], flat[1:]], strict=True)]
+    monkeypatch.setattr(report.run, "cells", lambda *_: [[("direct_multiclass", p) for p in cells]])
+    monkeypatch.setattr(report, "of_preset", lambda *_: found)
+    table = report.ablation("x", "direct_multiclass").set_index("setting")
+    assert list(table.index) == ["default", "norms frozen", "each alpha by itself"]
+    assert table["5% to 50%: points"].tolist() == pytest.approx([5, -10, 10])  # of the default: 10 and 0
+    assert table["at 10.11%: points"].tolist() == pytest.approx([5, -10, 10])
+    assert table["smallest"].tolist() == pytest.approx([0.03, 0.01, 0.02])
+    assert table["problems"].tolist() == [2, 1, 1]
+
+
 @pytest.mark.parametrize("preset", ["cifar100", "annealed-cifar100"])
 def test_the_settings_of_the_superclasses_are_one_and_their_original_is_the_published_model(preset):
     found = report.of_preset(preset, "direct_multiclass")
