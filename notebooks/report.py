@@ -299,7 +299,7 @@ def ablation(preset: str, notebook: str, varied: Iterable[str] = ("target_superc
             groups.setdefault(label, {}).setdefault(r.task, []).append(r)
     rows = []
     for label, tasks in groups.items():
-        fronts = [dataclasses.replace(of[0], results=of[0].results | {"front": [
+        fronts = [dataclasses.replace(of[0], results={**of[0].results, "front": [
             p for r in of for p in r.results["front"]]}) for of in tasks.values()]
         above = {share: statistics.fmean(100 * (at(r, share) - r.results["accuracy"]["original_restricted"])
                                          for r in fronts) for share in (SHARE, *WIDE)}
