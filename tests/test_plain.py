@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 import seamlib
 from seamlib.masks import drawn
 from seamlib.plain import plain, takes_train_mode, train_mode
+from seamlib.structure.fold import fold_norms
 
 SEARCH = seamlib.Search(lr_mask=0.3, lr_head=0.05, alpha=0.0, epochs=2, head_only_every=0)
 X, Y = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.arange(4) % 2
@@ -105,27 +106,44 @@ def test_dropout_that_is_no_module_stays_on_in_a_model_that_answers_alike():
     assert not takes_train_mode(Manners(lambda z: (z,)), X)
 
 
+class Silent(nn.Module):
+    """`inner`, with a train and an eval that return nothing, as nothing says that they must."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.net = inner
+
+    def train(self, mode=True):
+        super().train(mode)
+        for norm in (m for m in self.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.eval()
+
+    def eval(self):
+        self.train(False)
+
+    def forward(self, x):
+        return self.net(x)
+
+
 def test_train_and_eval_that_return_nothing_and_keep_a_layer_in_eval_mode():
-    class Silent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net()
-
-        def train(self, mode=True):
-            super().train(mode)
-            self.net[1].eval()
-
-        def eval(self):
-            self.train(False)
-
-        def forward(self, x):
-            return self.net(x)
-    model, head = Silent(), seamlib.new_head(5, 2)
+    model, head = Silent(net()), seamlib.new_head(5, 2)
     model.eval()
     assert outcome(model, head)[0] == [pytest.approx(e) for e in outcome(model.net, head)[0]]
     tuned, _ = seamlib.finetune(model, DATA, seamlib.Training(epochs=1))
     assert torch.equal(tuned.net[1].running_mean, model.net[1].running_mean)  # as its own train() will have it
     assert not torch.equal(tuned.net[0].weight, model.net[0].weight)
+
+
+def test_train_and_eval_that_return_nothing_everywhere_else(tmp_path):
+    model, head = Silent(net()), Silent(seamlib.new_head(5, 2))
+    model.eval()
+    found = seamlib.reengineer(model, head, DATA, DATA, SEARCH)
+    assert isinstance(found.head, Silent)
+    assert torch.equal(found.module()(X), found.head(seamlib.apply_masks(copy.deepcopy(model), found.masks)(X)))
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fold_norms(model)[0].modules())
+    assert seamlib.export_onnx(model, X, tmp_path / "m.onnx").is_file()
+    dense, _ = seamlib.compact(model, X)
+    torch.testing.assert_close(dense(X), model(X))
 
 
 class Views(nn.Module):

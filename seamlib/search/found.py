@@ -100,7 +100,8 @@ class Reengineered:
     def _head(self, pick: str) -> nn.Module:
         head = copy.deepcopy(self.new_head)
         head.load_state_dict(self.picks[pick].head)
-        return head.to(next(self.source.parameters()).device).eval()
+        head.eval()
+        return head.to(next(self.source.parameters()).device)
 
 
 def _head_of(state: Mapping[str, Tensor]) -> nn.Module | None:

@@ -45,7 +45,8 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path | str, *, any_batc
                                   "DeepSparse: pip install onnx==1.14.1 'numpy<2', Python 3.11 or older)") from e
     name = type(model).__name__
     with traceable(model) as ready, measuring():
-        ready = ready.cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        ready.eval()
+        ready = ready.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         example = example.cpu().contiguous() if isinstance(example, Tensor) else example
         want = answer(ready, example)
         if torch.bfloat16 in (want.dtype, example.dtype):

@@ -48,7 +48,10 @@ def fold_norms(model: nn.Module, masked: Collection[str] = ()) -> tuple[nn.Modul
 def _pairs(model: nn.Module) -> dict[str, str]:
     """Layer -> the batch norm that alone reads it, whichever mode the model is in; both are used once."""
     model = copy.deepcopy(model)  # tracing runs its own code
-    found = [_adjacent(model.train(mode)) for mode in (True, False)]
+    found = []
+    for mode in (True, False):
+        model.train(mode)
+        found.append(_adjacent(model))
     return {layer: norm for layer, norm in found[0].items() if found[1].get(layer) == norm}
 
 
