@@ -6,6 +6,7 @@ And the state in the middle of one, so that it can go on after a crash.
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -39,12 +40,20 @@ def _code(module: str) -> str:
     while waiting:
         if (path := waiting.pop()) not in sources:
             sources[path] = path.read_bytes()
-            for node in ast.walk(ast.parse(sources[path])):
+            for node in ast.walk(_parsed(sources[path])):
                 if isinstance(node, ast.ImportFrom) and node.level:
                     start = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
                     # a name is a file of a room, or comes from the file or the room's own
                     waiting += [_file(start / a.name, start) for a in node.names]
     return hashlib.sha256(b"".join(sources[path] for path in sorted(sources))).hexdigest()
+
+
+def _parsed(source: bytes) -> ast.AST:
+    """Its syntax. CPython up to 3.11.7 raises SystemError where another thread parses as well (gh-106905): once more."""
+    for _ in range(9):
+        with contextlib.suppress(SystemError):
+            return ast.parse(source)
+    return ast.parse(source)
 
 
 def _file(*places: Path) -> Path:

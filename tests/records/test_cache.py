@@ -67,3 +67,17 @@ def test_a_damaged_file_is_made_again(tmp_path):
 def test_a_key_is_never_made_of_less_than_there_is():
     with pytest.raises(FileNotFoundError, match=r"no module at .*robustness: a key is made of all sources"):
         cache.key("seamlib.robustness", {})
+
+
+def test_a_parser_that_is_disturbed_by_another_thread_is_asked_again(monkeypatch):
+    failures, parse = [SystemError("AST constructor recursion depth mismatch")] * 3, cache.ast.parse
+
+    def disturbed(source):
+        if failures:
+            raise failures.pop()
+        return parse(source)
+    before = cache.key("seamlib.search", {})
+    cache._code.cache_clear()
+    monkeypatch.setattr(cache.ast, "parse", disturbed)
+    assert cache.key("seamlib.search", {}) == before
+    assert failures == []
