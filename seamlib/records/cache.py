@@ -49,7 +49,7 @@ def _code(module: str) -> str:
 
 
 def _parsed(source: bytes) -> ast.AST:
-    """Its syntax. CPython up to 3.11.7 raises SystemError where another thread parses as well (gh-106905): once more."""
+    """Its syntax. CPython up to 3.11.7 raises SystemError where another thread parses too (gh-106905): once more."""
     for _ in range(9):
         with contextlib.suppress(SystemError):
             return ast.parse(source)
