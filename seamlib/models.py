@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .plain import plain
+from .plain import copyable
 from .records import runtime
 
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # mean and deviation of each channel, in [0, 1]
@@ -288,7 +288,7 @@ def split(model: nn.Module) -> tuple[nn.Module, int]:
 
     Last in order of definition, as in every model of this module. Raises ValueError if there is no linear layer.
     """
-    body = copy.deepcopy(plain(model))
+    body = copy.deepcopy(copyable(model))
     linear = [(name, m) for name, m in body.named_modules() if isinstance(m, nn.Linear)]
     if not linear:
         raise ValueError(f"{type(model).__name__} has no linear layer: there is no output layer to take off")

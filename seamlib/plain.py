@@ -15,8 +15,6 @@ from torch.nn.utils import parametrize
 PARALLEL = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTS = (torch.bool, torch.int16, torch.int32, torch.int64)  # a parameter that counts or indexes is left alone
-CURES = {"_g": "torch.nn.utils.remove_weight_norm", "_mask": "torch.nn.utils.prune.remove",
-         "_orig": "torch.nn.utils.remove_spectral_norm"}  # by what is found beside the weight; pruning leaves two
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -51,22 +49,34 @@ def plain(model: nn.Module) -> nn.Module:
 
 
 def _check_not_computed(what: str, module: nn.Module) -> None:
-    """ValueError if one of the module's tensors is what a hook makes of its parameters, or holds on to a graph."""
-    for key, t in {**vars(module), **module._buffers}.items():
-        if not isinstance(t, Tensor):
-            continue
-        beside = {suffix for suffix in CURES if f"{key}{suffix}" in module._parameters | module._buffers}
-        if cure := next((CURES[suffix] for suffix in CURES if suffix in beside), ""):
+    """ValueError if one of the module's tensors is what a hook makes of its parameters before each call."""
+    own = module._parameters.keys()
+    for key in (key for key, t in vars(module).items() if isinstance(t, Tensor)):
+        cure = ""
+        if {f"{key}_g", f"{key}_v"} <= own:
+            cure = "remove_weight_norm"
+        elif f"{key}_orig" in own:
+            cure = "prune.remove" if f"{key}_mask" in module._buffers else "remove_spectral_norm"
+        if cure:
             raise ValueError(f"{what} has a {key} that is computed before each call: make it a parameter first, by "
-                             f"{cure}(layer, {key!r})")
-        if t.grad_fn is not None:
-            raise ValueError(f"{what} holds {key!r}, a tensor that was computed from others with gradients, so the "
-                             f"model cannot be copied: make it a Parameter, or detach it ({key}.detach())")
+                             f"torch.nn.utils.{cure}(layer, {key!r})")
+
+
+def copyable(model: nn.Module) -> nn.Module:
+    """`plain(model)`; ValueError also if a part of it holds on to what it computed, and to the graph of that."""
+    model = plain(model)
+    for name, module in model.named_modules():
+        for key, t in {**vars(module), **module._buffers}.items():
+            if isinstance(t, Tensor) and t.grad_fn is not None:
+                raise ValueError(f"{name or 'the model'} ({type(module).__name__}) holds {key!r}, a tensor that was "
+                                 "computed from others with gradients, so the model cannot be copied: make it a "
+                                 f"Parameter, or detach it ({key}.detach())")
+    return model
 
 
 def sound(model: nn.Module) -> nn.Module:
-    """`plain(model)`; ValueError also unless it has weights, and all of them are real numbers that are finite."""
-    model = plain(model)
+    """`copyable(model)`; ValueError also unless it has weights, and all of them are real numbers that are finite."""
+    model = copyable(model)
     parameters = dict(model.named_parameters())
     for name, p in parameters.items():
         if p.dtype not in FLOATS + COUNTS or p.layout != torch.strided:

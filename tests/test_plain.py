@@ -2,6 +2,7 @@
 
 import collections
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -37,14 +38,23 @@ def test_a_wrapped_model_is_taken_out_and_named_by_its_own_names(wrap, tmp_path)
     assert plain(wrapped) is model
     assert seamlib.maskable(wrapped) == seamlib.maskable(model)
     assert outcome(wrapped, head) == outcome(model, head)
-    found = seamlib.reengineer(wrapped, head, DATA, DATA, SEARCH)
+    found = seamlib.reengineer(wrapped, head, DATA, DATA, dataclasses.replace(SEARCH, norms="affine"))
     found.save(tmp_path / "masks")
     for other in (model, wrapped):
-        assert torch.equal(seamlib.Reengineered.load(tmp_path / "masks", other).module()(X), found.module()(X))
+        again = seamlib.Reengineered.load(tmp_path / "masks", other)
+        assert torch.equal(again.module()(X), found.module()(X))
+        again.save(tmp_path / "again")
+        assert (tmp_path / "again").read_bytes() == (tmp_path / "masks").read_bytes()
     scores = {name: torch.randn(model.get_parameter(name).shape) for name in seamlib.maskable(model)}
     assert torch.equal(seamlib.masked_call(wrapped, scores, X), seamlib.masked_call(model, scores, X))
     seamlib.apply_masks(wrapped, found.masks)
     assert torch.equal(model[0].weight != 0, found.masks["0.weight"])
+
+
+def test_structure_is_not_asked_of_a_model_with_a_wrapped_part():
+    model = nn.Sequential(nn.DataParallel(net()[:3]), *net()[3:]).eval()
+    with pytest.raises(ValueError, match="0.0.weight has another name in Sequential, a part of which is wrapped"):
+        seamlib.reengineer(model, seamlib.new_head(5, 2), DATA, DATA, dataclasses.replace(SEARCH, structure=0.5))
 
 
 class Manners(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..evaluate import Batch, Predict, accuracy, chosen, measuring, pair
-from ..plain import plain
+from ..plain import copyable
 from ..records import cache, runtime
 from ..search import lowering
 
@@ -81,7 +81,7 @@ def pgd(predict: nn.Module, x: Tensor, attack: Attack, loss: Loss, target: Tenso
     if not (x.is_floating_point() and -ROUNDED <= float(x.min()) <= float(x.max()) <= 1 + ROUNDED):
         raise ValueError(f"images are {str(x.dtype).removeprefix('torch.')} from {float(x.min()):g} to "
                          f"{float(x.max()):g}: they must be real numbers in [0, 1]; divide bytes by 255")
-    inner = copy.deepcopy(plain(predict)).requires_grad_(False)
+    inner = copy.deepcopy(copyable(predict)).requires_grad_(False)
     lowering.channels_last(inner, x[:1])
     mean, std = _units(inner, attack)
     if attack.normalised:

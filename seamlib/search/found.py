@@ -17,6 +17,7 @@ from ..masks.file import load_masks, save_masks
 from ..masks.masks import Masks, apply_masks
 from ..masks.norms import Norms, apply_norms
 from ..models import new_head
+from ..plain import plain
 from ..records import runtime
 
 Epoch = dict[str, float]
@@ -85,6 +86,7 @@ class Reengineered:
         `evaluate.RestrictedHead`, as the file has it. History, front and epochs are not in the file. Raises what
         `load_masks` raises, and ValueError for a head that does not fit.
         """
+        source = plain(source)
         stored = load_masks(path, source)
         heads = [stored.heads[name] for name in stored.masks]
         if head is None and (head := _head_of(heads[0])) is None:

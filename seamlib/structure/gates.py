@@ -42,6 +42,9 @@ class Gates:
         layers, groups = channel_groups(model, example)
         self.layers = {name: (layer.into.to(example.device), layer.out.to(example.device), layer.share)
                        for name, layer in layers.items()}
+        if away := layers.keys() - dict(model.named_parameters(remove_duplicate=False)).keys():
+            raise ValueError(f"{min(away)} has another name in {type(model).__name__}, a part of which is wrapped (by "
+                             "DataParallel or torch.compile): take that part out of it before a search for structure")
         self.values = torch.ones(groups, device=example.device, requires_grad=True)
 
     def stacked(self, problems: int) -> Gates:

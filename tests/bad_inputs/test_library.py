@@ -69,7 +69,6 @@ COMPUTED = {  # a weight that is not the layer's own -> words of the refusal
     "pruned weight": (lambda m: prune.l1_unstructured(m[0], "weight", 0.5), r"prune.remove\(layer, 'weight'\)"),
     "pruned bias": (lambda m: prune.random_unstructured(m[4], "bias", 0.5), r"prune.remove\(layer, 'bias'\)"),
     "pruned channels": (lambda m: prune.ln_structured(m[0], "weight", 0.5, 2, 0), r"prune.remove\(layer, 'weight'\)"),
-    "a tensor with a graph": (cached, "holds 'last', a tensor that was computed from others .*detach it"),
     "lazy": (lambda m: m.append(nn.LazyLinear(3)), "5.weight has no values yet .*call the model once"),
     "meta": (lambda m: m.append(nn.Linear(5, 5, device="meta")), "5.weight has no values yet .*on meta"),
 }
@@ -96,6 +95,34 @@ def test_a_weight_that_is_not_the_layers_own_is_refused_by_name_at_every_door(fa
     with pytest.raises(ValueError, match=words):
         DOORS[door](model)
     assert [len(m._forward_pre_hooks) for m in model.modules()] == hooks
+
+
+@pytest.mark.parametrize("door", ["reengineer", "reengineer_many", "finetune", "pgd", "split"])
+def test_a_tensor_with_a_graph_is_refused_where_the_model_is_copied(door):
+    with pytest.raises(ValueError, match="holds 'last', a tensor that was computed from others .*detach it"):
+        DOORS[door](made(cached))
+
+
+def test_a_model_that_keeps_what_it_computed_is_called_masked_again_and_again():
+    class Remembers(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net()
+
+        def forward(self, x):
+            self.last = self.net(x)
+            return self.last
+    model, scores = Remembers(), {"net.0.weight": torch.ones(net()[0].weight.shape, requires_grad=True)}
+    first, second = (seamlib.masked_call(model, scores, X) for _ in range(2))
+    assert torch.equal(first, second)
+    assert seamlib.maskable(model)
+
+
+def test_names_that_look_like_those_of_a_computed_weight_are_no_reason_to_refuse():
+    model = net()
+    for name in ("attn", "attn_mask", "grid", "grid_orig", "mean", "mean_g"):
+        model[0].register_buffer(name, torch.ones(2))
+    assert seamlib.maskable(model) == seamlib.maskable(net())
 
 
 @pytest.mark.filterwarnings("ignore")
