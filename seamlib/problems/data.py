@@ -288,6 +288,8 @@ class Batches:
             order = torch.randperm(n, generator=self.generator, device=device)
         if self.balanced:
             order = stream.balanced(order, self.labels)
+            if self.generator is not None:  # once more: the first of a frequent label are soon found
+                order = order[torch.randperm(len(order), generator=self.generator, device=device)]
         for index in order.split(self.batch_size):
             images = self.images[index] if self.generator is None else self._augmented(index)
             x = images.permute(0, 3, 1, 2).float().div_(255)

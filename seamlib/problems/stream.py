@@ -160,9 +160,12 @@ class Streamed:
         n = len(self.files)
         order = np.arange(n)
         if self.seed is not None:
-            order = np.random.default_rng((self.seed, self.passes)).permutation(n)
+            rng = np.random.default_rng((self.seed, self.passes))
+            order = rng.permutation(n)
         if self.balanced:
             order = balanced(torch.from_numpy(order), self.files.labels).numpy()
+            if self.seed is not None:  # once more: the first of a frequent label are soon found
+                order = rng.permutation(order)
         images = _Images(self.files, self.seed, self.passes, self.flip)
         self.passes += 1
         batches = [order[i:i + self.batch_size].tolist() for i in range(0, len(order), self.batch_size)]

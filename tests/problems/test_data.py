@@ -204,6 +204,13 @@ def test_a_balanced_pass_draws_anew_which_of_the_others_it_visits():
     assert not torch.equal(first, second)
 
 
+def test_the_labels_of_a_balanced_pass_are_mixed():
+    labels = torch.tensor([0] * 960 + [1] * 40)
+    images = torch.zeros(1000, 1, 2, 2, dtype=torch.uint8)
+    for _, y in data.Batches(data.Split(images, labels), 40, seed=0, balanced=True):
+        assert 10 < y.sum() < 30
+
+
 def test_batch_size_zero_is_refused():
     with pytest.raises(ValueError, match="batch_size is 0: it must be at least 1"):
         data.batches(split(), 0)

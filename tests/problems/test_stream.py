@@ -65,6 +65,9 @@ def test_a_balanced_pass_has_as_many_of_each_label_as_of_the_rarest(root):
     assert torch.bincount(task.train.labels).tolist() == [15, 5]
     assert torch.bincount(passed).tolist() == [5, 5]
     assert len(batches) == 3
+    passes = [torch.cat([y for _, y in stream.Streamed(task.train, 4, seed=seed, balanced=True, workers=0)])
+              for seed in range(20)]
+    assert 3 < np.mean([place.item() for y in passes for place in y.nonzero()]) < 6  # of 0 to 9: labels are mixed
 
 
 def test_the_callers_generators_are_left_alone(root, monkeypatch):
