@@ -78,16 +78,6 @@ def test_kept_by_layer_has_a_bar_a_layer(ax):
     assert [bar.get_height() for bar in ax.patches] == [0.25, 0.5]
 
 
-def test_by_class_has_a_row_a_class():
-    fig, axes = plt.subplots(1, 2)
-    rows = pd.DataFrame({"class": ["cat", "dog"], "original": [0.9, 0.8], "restricted": [0.9, 0.8],
-                         "head only": [0.9, 0.8], "re-engineered": [0.95, 0.7], "kept": [0.1, 0.2]})
-    left, right = figures.by_class(axes, rows)
-    assert [t.get_text() for t in left.get_yticklabels()] == ["cat", "dog"]
-    assert [bar.get_width() for bar in right.patches] == [0.1, 0.2]
-    plt.close(fig)
-
-
 def test_examples_have_titles():
     fig, axes = plt.subplots(1, 2)
     figures.examples(axes, np.zeros((2, 3, 4, 4), np.uint8), ["a", "b"])

@@ -15,7 +15,6 @@ from .costs import (
     speed as speed,
 )
 from .searches import (
-    by_class as by_class,
     claims as claims,
     course as course,
     courses as courses,

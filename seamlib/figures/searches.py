@@ -112,28 +112,6 @@ def _claimed(ax: Axes, paper: tuple[float, float] | None, over: str) -> None:
     above(ax)
 
 
-def by_class(axes: Sequence[Axes], classes: pd.DataFrame) -> Sequence[Axes]:
-    """Two panels, a row a target class: accuracy of original and re-engineered, and the share of weights kept.
-
-    Columns: `class`; in [0, 1] `original`, `restricted`, `head only`, `re-engineered` and `kept`.
-    """
-    left, right = axes
-    rows = np.arange(len(classes))
-    left.hlines(rows, classes["original"], classes["re-engineered"], color=ORIGINAL, alpha=0.5)
-    for column, marker, colour in (("original", "|", "black"), ("head only", "^", CONTROL),
-                                   ("re-engineered", "o", SEAM), ("restricted", "x", "black")):  # the control on top
-        left.plot(classes[column], rows, marker, color=colour, label=column, markersize=8)
-    left.set_yticks(rows, classes["class"])
-    left.invert_yaxis()
-    percent(left, "x", "test accuracy")
-    above(left, columns=4)
-    right.barh(rows, classes["kept"], color=SEAM)
-    right.set_yticks(rows, [""] * len(rows))
-    right.set_ylim(left.get_ylim())
-    percent(right, "x", "weights kept")
-    return axes
-
-
 def kept_by_layer(ax: Axes, kept: pd.DataFrame) -> Axes:
     """Share of each layer's weights that is kept; columns `layer`, `kept` in [0, 1], in the order of the model."""
     sns.barplot(kept, x="layer", y="kept", color=SEAM, ax=ax)
