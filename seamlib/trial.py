@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from .evaluate import measuring
-from .plain import copyable, plain
+from .plain import copyable, unwrapped
 
 
 def copied(model: nn.Module) -> nn.Module:
     """A copy of `model`, whose parts too are out of DataParallel and torch.compile; ValueError as `copyable`."""
     model = copy.deepcopy(copyable(model))
     for module in list(model.modules()):
-        module._modules |= {name: plain(part) for name, part in module._modules.items() if part is not None}
+        module._modules |= {name: unwrapped(part) for name, part in module._modules.items() if part is not None}
     return model
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..plain import plain
+from ..plain import check_evaluating, plain
 from ..trial import answer, copied
 
 
@@ -41,8 +41,7 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
     from .operators import Counted  # fvcore takes seconds to import
 
     model = plain(model)
-    if any(m.training for m in model.modules()):
-        raise ValueError(f"{type(model).__name__}, or a part of it, is in train mode: call model.eval() first")
+    check_evaluating(model)
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)  # what it warns of is returned instead
     with traceable(model) as traced:
         answer(traced, example)

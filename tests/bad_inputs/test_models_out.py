@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import seamlib
+from seamlib.ship import latencies
 from seamlib.structure import channel_groups
 
 IMAGES = torch.zeros(2, 3, 8, 8)
@@ -143,6 +144,18 @@ def test_train_mode_of_all_or_a_part(part):
     for call in (seamlib.flops, seamlib.compact):
         with pytest.raises(ValueError, match="or a part of it, is in train mode: call model.eval"):
             call(model, IMAGES)
+    for time in (lambda engine: seamlib.latency({"m": model}, IMAGES, engine, expected={"m": net()(IMAGES)}),
+                 lambda engine: latencies({"m": model}, [IMAGES], [engine])):
+        with pytest.raises(ValueError, match="'m', or a part of it, is in train mode: call model.eval"):
+            time("torch")
+
+
+def test_a_model_in_train_mode_keeps_its_averages_when_its_latency_is_refused():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten())
+    with pytest.raises(ValueError, match="'m', or a part of it, is in train mode: call model.eval"):
+        latencies({"good": net(), "m": model}, [IMAGES + 1], ["onnxruntime"])
+    assert model[0].num_batches_tracked == 0
+    assert not model[0].running_mean.any()
 
 
 @pytest.mark.parametrize("multiple", [0, -16, 2.5, 16.0, "16", None, True])

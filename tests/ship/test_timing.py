@@ -88,7 +88,7 @@ def test_bad_arguments_say_what_is_allowed(pair, tmp_path, monkeypatch):
         timing.latency({"one": tmp_path}, x, "torch", expected=expected)
     with pytest.raises(ValueError, match="expected has no output for two: give torch's output"):
         timing.latency(models, x, "torch", expected={"one": expected["one"]})
-    with pytest.raises(ValueError, match="'two' is in train mode: call model.eval"):
+    with pytest.raises(ValueError, match="'two', or a part of it, is in train mode: call model.eval"):
         timing.latency({**models, "two": copy.deepcopy(models["two"]).train()}, x, "torch", expected=expected)
     monkeypatch.setattr(timing, "installed", lambda: ("torch",))
     missing = r"engine 'deepsparse' is not installed: pip install deepsparse==1.8.0 'numpy<2' .*; here are torch"
