@@ -110,6 +110,7 @@ def check_types(parameters: Any) -> None:
     """ValueError, by name, for a field of a dataclass that is not of its declared type, or not a finite number.
 
     Declared are `int`, `float` (a whole number is one too), `bool`, `str`, `tuple[float, ...]`, and each `| None`.
+    Numbers of numpy, whole ones for a `float`, and lists become what is declared: what JSON can say, and one key.
     """
     for field in dataclasses.fields(parameters):
         value, (kind, *rest) = getattr(parameters, field.name), str(field.type).split(" | ")
@@ -123,6 +124,10 @@ def check_types(parameters: Any) -> None:
             if not isinstance(v, wanted) or (wanted in (numbers.Real, numbers.Integral) and not number) or (
                     kind.startswith("tuple") and v is value):
                 raise ValueError(f"{field.name} is {value!r}: it must be {allowed}{', or None' if rest else ''}")
+        if wanted in (numbers.Real, numbers.Integral):
+            own = int if kind == "int" else float
+            value = tuple(map(own, value)) if kind.startswith("tuple") else own(value)
+            object.__setattr__(parameters, field.name, value)
 
 
 def check_least(least: int, **values: int) -> None:

@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -332,7 +333,7 @@ def test_a_count_is_whole_in_every_setting(kind, field, value):
     (lambda: settings(seamlib.Attack, normalised=1), "normalised is 1: it must be True or False"),
     (lambda: settings(seamlib.Attack, eps=0.0), "eps is 0.0: it must be above 0"),
     (lambda: settings(seamlib.Attack, eps=-1.0), "eps is -1.0"),
-    (lambda: settings(seamlib.Attack, step=0), "step is 0: it must be above 0"),
+    (lambda: settings(seamlib.Attack, step=0), "step is 0.0: it must be above 0"),
     (lambda: settings(seamlib.Attack, low=1.0), "high is 1.0: it must be above low, 1.0"),
     (lambda: settings(seamlib.Attack, iterations=0), "iterations is 0: it must be 1 or more"),
     (lambda: seamlib.attack("pixel", eps=INF), "eps is inf: it must be a finite number"),
@@ -348,6 +349,18 @@ def test_settings(call, words):
 @pytest.mark.parametrize(("field", "value"), [("lr_mask", 1), ("alpha", 0), ("target_accuracy", None), ("epochs", 3)])
 def test_a_whole_number_is_a_number_too(field, value):
     assert getattr(seamlib.Search(**{field: value}), field) == value
+
+
+def test_numbers_of_numpy_become_pythons_own_so_that_a_checkpoint_or_a_key_can_say_them(tmp_path):
+    one, two = np.float32(1), np.int64(2)
+    setting = seamlib.Search(alpha=one, epochs=two, path=[one, two], lr_mask=np.float32(0.5), head_only_every=0)
+    assert repr(setting) == repr(seamlib.Search(alpha=1.0, epochs=2, path=(1.0, 2.0), lr_mask=0.5, head_only_every=0))
+    assert len(search(setting=setting, checkpoint=tmp_path / "search").front) == 2
+    training = seamlib.Training(lr=np.float32(0.5), lr_output=None, epochs=two, seed=two)
+    assert repr(training) == repr(seamlib.Training(lr=0.5, epochs=2, seed=2))
+    assert len(finetune(setting=training, checkpoint=tmp_path / "training")[1]) == 2
+    assert seamlib.Search(alpha=1) == seamlib.Search(alpha=1.0)
+    assert repr(seamlib.Search(alpha=1)) == repr(seamlib.Search(alpha=1.0))
 
 
 def test_a_bad_argument_leaves_the_callers_random_numbers_and_models_alone():

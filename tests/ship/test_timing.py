@@ -39,6 +39,14 @@ def test_torch_is_timed_in_order_and_leaves_the_threads_alone(pair):
     json.dumps(dataclasses.asdict(found), allow_nan=False)
 
 
+def test_a_wrapper_that_says_train_around_a_model_in_eval_mode_is_timed(pair):
+    models, x, expected = pair
+    wrapped = {"one": nn.DataParallel(models["one"]), "two": torch.jit.script(models["two"])}
+    assert wrapped["one"].training
+    found = timing.latency(wrapped, x, "torch", expected=expected, rounds=1)
+    assert found.by_model["one"]["median"] > 0
+
+
 def test_models_alternate_after_the_warm_up(pair):
     _, x, _ = pair
     calls = []
