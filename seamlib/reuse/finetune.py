@@ -122,6 +122,7 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
                         p.masked_fill_(out, 0.0)
                 sum_loss += loss.detach() * len(y)
                 n, step = n + len(y), step + 1
+            checks.check_images(n, epoch)
             record = {"epoch": float(epoch), "loss": float(sum_loss) / n}
             model.eval()
             if not math.isfinite(record["loss"]):

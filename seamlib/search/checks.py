@@ -18,9 +18,7 @@ OFF = 0.01  # of their size: how far gradients may be from those of a masked cop
 
 def first(what: str, batches: Iterable[Batch]) -> Batch:
     """The first batch, checked; the caller's random numbers stay as they were. ValueError if there can be no other."""
-    if isinstance(batches, Iterator):
-        raise ValueError(f"{what} is a {type(batches).__name__}, which can be passed over only once: give a list or a "
-                         "DataLoader")
+    check_repeats(what, batches)
     with torch.random.fork_rng([]):
         batch = next(iter(batches), None)
     if batch is None:
@@ -28,8 +26,15 @@ def first(what: str, batches: Iterable[Batch]) -> Batch:
     return pair(batch)
 
 
+def check_repeats(what: str, batches: object) -> None:
+    """ValueError for an iterator, which can be passed over only once."""
+    if isinstance(batches, Iterator):
+        raise ValueError(f"{what} is a {type(batches).__name__}, which can be passed over only once: give a list or a "
+                         "DataLoader")
+
+
 def check_length(train: object) -> None:
-    """ValueError unless `train` says how many batches it has, one at least, and can be passed over again."""
+    """ValueError unless `train` says how many batches it has, one at least, and is no iterator."""
     try:
         length = len(train)  # type: ignore[arg-type]
     except TypeError:
@@ -37,6 +42,14 @@ def check_length(train: object) -> None:
                          "set that has one") from None
     if length == 0:
         raise ValueError("train has no batch: give at least one")
+    check_repeats("train", train)
+
+
+def check_images(n: int, epoch: int) -> None:
+    """ValueError if the pass over `train` in `epoch`, counted from 0, gave no image; `n`: how many it gave."""
+    if n == 0:
+        raise ValueError(f"train gave no image in epoch {epoch}: it must give its batches in each pass, again and "
+                         "again; give a list or a DataLoader")
 
 
 def check_protocol(search: Search, protocol: str) -> None:

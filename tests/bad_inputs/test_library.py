@@ -1,6 +1,7 @@
 """What the library is given and cannot use: one ValueError that names the value and the cure, before any long work."""
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -224,6 +225,38 @@ def test_batches(train, words):
 class Endless:
     def __iter__(self):
         return iter(DATA)
+
+
+class Once:
+    """Batches with a length, which a first pass uses up."""
+
+    def __init__(self):
+        self.left = iter(DATA)
+
+    def __len__(self):
+        return len(DATA)
+
+    def __iter__(self):
+        return self.left
+
+
+class Iterates(Once):
+    def __next__(self):
+        return next(self.left)
+
+
+@pytest.mark.parametrize("door", [
+    lambda train: search(train=train, setting=dataclasses.replace(SEARCH, epochs=2)),
+    lambda train: search(train=train, setting=dataclasses.replace(SEARCH, epochs=2, norms="affine")),
+    lambda train: search(train=train, setting=dataclasses.replace(SEARCH, epochs=2), names=()),
+    lambda train: reengineer_many(net(), [head()], [train], [DATA], dataclasses.replace(SEARCH, epochs=2)),
+    lambda train: finetune(train=train, setting=seamlib.Training(epochs=2)),
+], ids=["search", "search, norms adapt", "search, head alone", "many", "finetune"])
+def test_batches_that_can_be_passed_over_only_once(door):
+    with pytest.raises(ValueError, match="train is a Iterates, which can be passed over only once: give a list or a D"):
+        door(Iterates())
+    with pytest.raises(ValueError, match="train gave no image in epoch 1: it must give its batches in each pass"):
+        door(Once())
 
 
 @pytest.mark.parametrize(("call", "words"), [
