@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import papermill
 import yaml
 
 from seamlib import records
@@ -18,6 +17,7 @@ from seamlib.records import runtime
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "book" / "results"
 Cell = tuple[str, dict[str, Any]]  # notebook, all its parameters
+Declared = dict[str, tuple[str, Any]]  # name -> type name, default
 
 
 class Texts(yaml.SafeLoader):
@@ -26,19 +26,23 @@ class Texts(yaml.SafeLoader):
     yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # noqa: RUF012  # merges of mappings
 
 
-def declared(notebook: str) -> dict[str, tuple[str, Any]]:
+def declared(notebook: str) -> Declared:
     """Name -> (type name, default) of the parameters of `notebook`, in the order of its parameters cell."""
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
     if not path.is_file():
         there = sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb"))
         raise ValueError(f"unknown notebook {notebook!r}: allowed are {', '.join(there)}")
-    found = papermill.inspect_notebook(path)
-    return {name: (p["inferred_type_name"], ast.literal_eval(p["default"])) for name, p in found.items()}
+    cell = next(c for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", []))
+    return {ast.unparse(line.target): (ast.unparse(line.annotation), ast.literal_eval(line.value))
+            for line in ast.parse(cell.source).body if isinstance(line, ast.AnnAssign) and line.value}
 
 
-def checked(notebook: str, given: dict[str, Any]) -> dict[str, Any]:
-    """All parameters of the cell: `given` (values, or text of any) over the defaults; ValueError if one is wrong."""
-    known = declared(notebook)
+def checked(notebook: str, given: dict[str, Any], known: Declared | None = None) -> dict[str, Any]:
+    """All parameters of the cell: `given` (values, or text of any) over the defaults; ValueError if one is wrong.
+
+    `known`: what `declared(notebook)` returned, for many cells of one notebook.
+    """
+    known = known or declared(notebook)
     parameters = {name: default for name, (_, default) in known.items()}
     for name, value in given.items():
         if name not in known:
@@ -90,7 +94,7 @@ def cells(preset: str, given: dict[str, Any]) -> list[list[Cell]]:
             used |= set(mine)
             axes = {**entry.get("parameters", {}), **mine}
             lists = [_values(value) for value in axes.values()]
-            stages[-1] += [(entry["notebook"], checked(entry["notebook"], dict(zip(axes, values, strict=True))))
+            stages[-1] += [(entry["notebook"], checked(entry["notebook"], dict(zip(axes, values, strict=True)), known))
                            for values in itertools.product(*lists)]
     if not all(stages):
         raise ValueError(f"preset {preset!r} has a stage without a cell: give each parameter a value or more")

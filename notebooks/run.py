@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         sub = verbs.add_parser(verb, help=text)
         sub.add_argument(what)
         sub.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="given")
-        sub.add_argument("--jobs", default=1, help="cells at a time")
+        if verb == "grid":
+            sub.add_argument("--jobs", default=1, help="cells at a time")
     for verb, text in (("keep", "copy records and masks to book/results"), ("verify", "recompute records from masks")):
         verbs.add_parser(verb, help=text).add_argument("records", nargs="+", type=Path)
     sub = verbs.add_parser("pages", help="execute the book's pages and walkthroughs; add the quick notebooks")

@@ -9,6 +9,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import cells
 import nbformat
 import psutil
 import pytest
@@ -46,6 +47,23 @@ def test_values_take_the_declared_type():
     found = run.checked("direct_binary", {"alpha": "2", "epochs": "3", "model": "resnet20", "weights": "1.pt"})
     assert (found["alpha"], found["epochs"], found["model"], found["weights"]) == (2.0, 3, "resnet20", "1.pt")
     assert type(found["alpha"]) is float
+
+
+def test_the_notebook_of_a_preset_is_read_once_for_all_of_its_cells(monkeypatch):
+    read, paths = cells.nbformat.read, []
+    monkeypatch.setattr(cells.nbformat, "read", lambda path, version: paths.append(path) or read(path, version))
+    (all_classes,) = run.cells("paper", {})
+    assert len(all_classes) == 10
+    assert [path.stem for path in paths] == ["direct_binary"]
+
+
+def test_a_default_is_what_python_reads(tmp_path, monkeypatch):
+    code = 'text: str = "a # b = 1"  # a text\nrate: float = -1e-3  # a rate, below 0\nmany: int = 1_000  # a number'
+    cell = nbformat.v4.new_code_cell(code, metadata={"tags": ["parameters"]})
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "notebooks/mine.ipynb")
+    monkeypatch.setattr(cells, "ROOT", tmp_path)
+    assert cells.declared("mine") == {"text": ("str", "a # b = 1"), "rate": ("float", -0.001), "many": ("int", 1000)}
 
 
 def test_unknown_notebook_and_preset_list_the_known(capsys):

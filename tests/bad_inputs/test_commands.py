@@ -175,6 +175,12 @@ def test_a_command_that_cannot_be_right_says_so_in_one_line(typed, words, capsys
     assert words in said(capsys)
 
 
+def test_a_single_cell_has_no_number_of_jobs(capsys):
+    with pytest.raises(SystemExit):
+        run.main(["cell", "direct_binary", "--jobs", "2"])
+    assert "unrecognized arguments: --jobs 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("notebook", sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb")))
 def test_checks_need_no_data_and_write_nothing(notebook, tmp_path):
     places = {"data": f"{tmp_path}/nowhere", "runs": f"{tmp_path}/nowhere", "commit": "c"}
