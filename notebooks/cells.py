@@ -87,12 +87,13 @@ def cells(preset: str, given: dict[str, Any]) -> list[list[Cell]]:
     for stage in grid[preset] or [[]]:
         stages.append([])
         for entry in stage if isinstance(stage, list) else [stage]:
-            if not isinstance(entry, dict) or not {"notebook"} <= set(entry) <= {"notebook", "parameters"}:
+            axes = entry.get("parameters") or {} if isinstance(entry, dict) else None
+            if not isinstance(axes, dict) or not {"notebook"} <= set(entry) <= {"notebook", "parameters"}:
                 raise ValueError(f"preset {preset!r} has {entry!r}: it must be a mapping of notebook and parameters")
             known = declared(entry["notebook"])
             mine = {name: value for name, value in given.items() if name in known}
             used |= set(mine)
-            axes = {**entry.get("parameters", {}), **mine}
+            axes = {**axes, **mine}
             lists = [_values(value) for value in axes.values()]
             stages[-1] += [(entry["notebook"], checked(entry["notebook"], dict(zip(axes, values, strict=True)), known))
                            for values in itertools.product(*lists)]
@@ -104,16 +105,18 @@ def cells(preset: str, given: dict[str, Any]) -> list[list[Cell]]:
 
 
 def _values(value: Any) -> list[Any]:
-    """The values of one axis: a list as it is; for "records:PATTERN", the stems of the records that match.
+    """The values of one axis: `value`, or all that are listed in it, with records for each "records:PATTERN"."""
+    return [v for listed in (value if isinstance(value, list) else [value]) for v in _records(listed)]
 
-    Those that are kept and those in runs/.
-    """
-    if isinstance(value, str) and value.startswith("records:"):
-        pattern = value.removeprefix("records:")
-        found = sorted({p.relative_to(folder).with_suffix("").as_posix() for folder in (KEPT, ROOT / "runs")
-                        for p in folder.glob(f"{pattern}.json")})
-        if not found:
-            raise ValueError(f"no record matches {pattern!r} in book/results or runs: run its notebook first, or give "
-                             "another (<experiment>/<name>, without its suffix)")
-        return found
-    return value if isinstance(value, list) else [value]
+
+def _records(value: Any) -> list[Any]:
+    """For "records:PATTERN" the stems of the records that match, kept and in runs/; else the value itself."""
+    if not isinstance(value, str) or not value.startswith("records:"):
+        return [value]
+    pattern = value.removeprefix("records:")
+    found = sorted({p.relative_to(folder).with_suffix("").as_posix() for folder in (KEPT, ROOT / "runs")
+                    for p in folder.glob(f"{pattern}.json")})
+    if not found:
+        raise ValueError(f"no record matches {pattern!r} in book/results or runs: run its notebook first, or give "
+                         "another (<experiment>/<name>, without its suffix)")
+    return found

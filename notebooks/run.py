@@ -95,12 +95,13 @@ def split_given(given: list[str]) -> dict[str, Any]:
 
 
 def finished(notebook: str, parameters: dict[str, Any]) -> Path | None:
-    """The record of this cell, if it was made from what is there now; if that has changed, it is said what."""
+    """The record of this cell, if it was made from what is there now; if that has changed or is missing, it is said."""
     if path := recorded(notebook, parameters):
         try:
             compare(records.read(path), parameters)
         except (ValueError, OSError, KeyError) as e:
-            print(f"{notebook} {records.key(parameters)}: runs again, its record is of other things: {e}\n", end="")
+            what = "is of other things" if isinstance(e, ValueError) else "cannot be compared with what is there"
+            print(f"{notebook} {records.key(parameters)}: runs again, its record {what}: {e}\n", end="")
             return None
     return path
 
