@@ -75,18 +75,35 @@ def command(record: records.Record) -> str:
     return " ".join(["python notebooks/run.py cell", record.experiment, *given])
 
 
-def cells(preset: str, given: dict[str, Any]) -> list[list[Cell]]:
-    """The stages of a preset, each a list of cells that do not depend on one another; every cell is checked."""
+def _grid() -> dict[str, Any]:
+    """Preset -> its stages, as they are written."""
     try:
-        grid = yaml.load((ROOT / "notebooks" / "grid.yml").read_text(), Texts)
+        found: dict[str, Any] = yaml.load((ROOT / "notebooks" / "grid.yml").read_text(), Texts)
     except yaml.YAMLError as e:
         raise ValueError(f"notebooks/grid.yml cannot be read: {' '.join(str(e).split())}") from e
+    return found
+
+
+def _entries(stage: Any) -> list[Any]:
+    """What a stage is made of: one notebook with its parameters, or several."""
+    return stage if isinstance(stage, list) else [stage]
+
+
+def presets(notebook: str) -> list[str]:
+    """The presets that have a cell of `notebook`, in their order."""
+    return [preset for preset, stages in _grid().items() if any(
+        isinstance(entry, dict) and entry.get("notebook") == notebook for stage in stages for entry in _entries(stage))]
+
+
+def cells(preset: str, given: dict[str, Any]) -> list[list[Cell]]:
+    """The stages of a preset, each a list of cells that do not depend on one another; every cell is checked."""
+    grid = _grid()
     runtime.check_choice("preset", preset, tuple(grid))
     used: set[str] = set()
     stages: list[list[Cell]] = []
     for stage in grid[preset] or [[]]:
         stages.append([])
-        for entry in stage if isinstance(stage, list) else [stage]:
+        for entry in _entries(stage):
             axes = entry.get("parameters") or {} if isinstance(entry, dict) else None
             if not isinstance(axes, dict) or not {"notebook"} <= set(entry) <= {"notebook", "parameters"}:
                 raise ValueError(f"preset {preset!r} has {entry!r}: it must be a mapping of notebook and parameters")

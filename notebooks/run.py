@@ -29,7 +29,7 @@ from typing import Any
 import invitation
 import papermill
 import psutil
-from cells import KEPT, ROOT, Cell, cells, check, checked, command as command, declared as declared
+from cells import KEPT, ROOT, Cell, cells, check, checked, command as command, declared as declared, presets as presets
 from verify import KINDS, recompute
 
 from seamlib import models, records
