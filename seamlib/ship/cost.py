@@ -74,17 +74,20 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
 def traceable(model: nn.Module) -> Iterator[nn.Module]:
     """Context of a copy of `model` that torch can trace; ValueError as `plain.plain`.
 
-    Attention runs as its single operators, not as one that nothing can count, and state that is no tensor is left out.
+    Attention runs as its single operators, not as one that nothing can count, an einsum multiplies its operands in
+    their order, and state that is no tensor is left out.
     """
     ready, before = copied(model), torch.backends.mha.get_fastpath_enabled()
     for module in ready.modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             module.get_extra_state = lambda: torch.empty(0)  # type: ignore[method-assign]
     torch.backends.mha.set_fastpath_enabled(False)
+    reorders, _ = torch.backends.opt_einsum.set_flags(_enabled=False)
     try:
         yield ready
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+        torch.backends.opt_einsum.set_flags(_enabled=reorders)
 
 
 def _count_tokens(tokens: dict[str, list[int]], name: str) -> Any:
