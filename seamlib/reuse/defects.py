@@ -146,12 +146,15 @@ def inheritance(student: Predict, batches: Iterable[Batch], changed: Iterable[Te
     """The defect inheritance rate: of the images that `student` has right, the share it has wrong once changed.
 
     `changed` yields, for each batch of `batches`, its images as an attack on another model left them (`crafted`).
-    Raises ValueError if there is no image, not as many batches of both, and what `accuracy` raises. (SeaM, third
-    research question)
+    Raises ValueError if there is no image, not as many batches or images of both, and what `accuracy` raises. (SeaM,
+    third research question)
     """
     right = lost = fooled = n = 0
     with measuring():
         for (x, y), other in zip(map(pair, batches), changed, strict=True):
+            if len(other) != len(y):
+                raise ValueError(f"changed has a batch of {len(other)} for one of {len(y)} images: it must have each "
+                                 "of the images, changed, in their order")
             before, after = (found == wanted for found, wanted in (chosen(student, t, y) for t in (x, other)))
             right, n = right + int(before.sum()), n + len(y)
             lost, fooled = lost + int((before & ~after).sum()), fooled + int(after.sum())

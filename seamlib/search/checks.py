@@ -141,7 +141,7 @@ def check_masks_reach(model: nn.Module, names: Iterable[str], x: Tensor) -> None
             with runtime.seeded(0, x.device):
                 z = call()
                 if z.requires_grad:
-                    z.square().mean().backward()
+                    z[z.isfinite()].square().mean().backward()
     pairs = [(score.grad, None if (grad := weights[name].grad) is None else
               (grad * model.get_parameter(name)).clamp(-1, 1)) for name, score in scores.items()]
     if all(found is None for found, _ in pairs):

@@ -273,6 +273,7 @@ def test_batches_that_can_be_passed_over_only_once(door):
     (lambda: finetune(val=iter(DATA)), "val is a list_iterator"),
     (lambda: reengineer_many(net(), [head()], [[]], [DATA], SEARCH), "train has no batch"),
     (lambda: seamlib.accuracy(net(), []), "no sample to measure accuracy on"),
+    (lambda: seamlib.inheritance(net(), [(X, Y)], [X[:1]]), "changed has a batch of 1 for one of 4 images"),
     (lambda: finetune(train=[(X[:, :2], Y)]), r"Sequential does not take float32 images of shape \[2, 2, 6, 6\]"),
     (lambda: finetune(train=[(X * NAN, Y)]), "the model returns NaN: look for it in the images"),
     (lambda: search(val=[(X * INF, Y)]), "the model returns NaN"),
