@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..evaluate import Batch, check_answer, measuring, pair
 from ..masks.masks import Masks, apply_masks, binarize, masked_call
 from ..records import runtime
+from ..trial import called, first_line
 from .settings import Search
 
 OFF = 0.01  # of their size: how far gradients may be from those of a masked copy, by rounding
@@ -71,9 +72,9 @@ def check_head(model: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> None:
         own.eval()
         try:
             answers = own(logits)
-        except (RuntimeError, IndexError, TypeError, ValueError) as e:
+        except Exception as e:  # whatever its forward raises
             raise ValueError(f"the head does not take what {type(model).__name__} returns, {list(logits.shape)}: "
-                             f"{str(e).splitlines()[0]}; give one that does") from e
+                             f"{first_line(e)}; give one that does") from e
         n = check_answer(answers, 1).shape[1]
     if len(y) and int(y.min()) < 0:
         raise ValueError(f"train has an image of label {int(y.min())}: labels must be 0 or more")
@@ -91,12 +92,7 @@ def check_learns(head: nn.Module, without: bool) -> None:
 
 def answer(model: nn.Module, x: Tensor) -> Tensor:
     """What `model` says of images `x` [B, ...]; ValueError if it raises anything, or says it in another form."""
-    try:
-        z = model(x)
-    except Exception as e:  # whatever its forward raises
-        raise ValueError(f"{type(model).__name__} does not take {str(x.dtype).removeprefix('torch.')} images of shape "
-                         f"{list(x.shape)}: {(str(e) or repr(e)).splitlines()[0]}") from e
-    return check_answer(z, len(x))
+    return check_answer(called(model, x), len(x))
 
 
 def check_answers(model: nn.Module, x: Tensor) -> None:
@@ -113,8 +109,8 @@ def check_bf16(model: nn.Module, x: Tensor) -> None:
         with measuring(), runtime.seeded(0, x.device), runtime.autocast(x.device, "bf16"):
             model(x)
     except RuntimeError as e:
-        raise ValueError(f"{type(model).__name__} has an operation that cannot run in bf16: {str(e).splitlines()[0]}; "
-                         "set precision to 'fp32'") from e
+        raise ValueError(f"{type(model).__name__} has an operation that cannot run in bf16: {first_line(e)}; set "
+                         " precision to 'fp32'") from e
 
 
 def some_scores(weights: Iterable[tuple[str, Tensor]]) -> Masks:

@@ -52,6 +52,17 @@ class Wrap(nn.Module):
         return self.how(self, x)
 
 
+class Fails(nn.Linear):
+    """A head that takes nothing."""
+
+    def __init__(self, error):
+        super().__init__(5, 2)
+        self.error = error
+
+    def forward(self, z):
+        raise self.error
+
+
 def made(change):
     model = net()
     change(model)
@@ -279,6 +290,9 @@ def test_batches_that_can_be_passed_over_only_once(door):
     (lambda: search(val=[(X * INF, Y)]), "the model returns NaN"),
     (lambda: finetune(Wrap(lambda m, x: {"logits": m.net(x)})), "the model returns a dict"),
     (lambda: search(top=nn.Linear(7, 2)), r"the head does not take what Sequential returns, \[1, 5\]"),
+    (lambda: search(top=Fails(AssertionError())), "the head does not take what .*: AssertionError; give one"),
+    (lambda: search(top=Fails(KeyError("logits"))), "the head does not take what Sequential .*: 'logits'; give one"),
+    (lambda: search(top=Fails(RuntimeError())), "the head does not take what Sequential .*: RuntimeError; give one"),
     (lambda: search(top=nn.Linear(5, 1)), "train has an image of label 1, and the head has 1 output"),
     (lambda: search(top=nn.Unflatten(1, (5, 1))), r"the model returns \[1, 5, 1\] for 1 image"),
     (lambda: search(top=nn.ReLU(), setting=seamlib.Search(epochs=1)), "the head has no weight that can be trained"),

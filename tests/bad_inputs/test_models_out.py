@@ -113,15 +113,15 @@ EXAMPLES = {  # (model, example) -> what the error says
     "array": (net, IMAGES.numpy(), "the example is a ndarray: it must be one tensor"),
     "no_image": (net, IMAGES[:0], r"the example is a \(0, 3, 8, 8\): .* at least one image"),
     "number": (net, torch.tensor(1.0), r"the example is a \(\): it must be one tensor"),
-    "one_channel": (net, IMAGES[:, :1], r"does not take an example of shape \(2, 1, 8, 8\)"),
-    "small": (net, IMAGES[:, :, :2, :2], r"does not take an example of shape \(2, 3, 2, 2\)"),
-    "large": (net, torch.zeros(2, 3, 9, 9), r"does not take an example of shape \(2, 3, 9, 9\)"),
-    "double": (net, IMAGES.double(), "does not take an example of .*float64"),
-    "bytes": (net, IMAGES.byte(), "does not take an example of .*uint8"),
+    "one_channel": (net, IMAGES[:, :1], r"does not take float32 images of shape \[2, 1, 8, 8\]"),
+    "small": (net, IMAGES[:, :, :2, :2], r"does not take float32 images of shape \[2, 3, 2, 2\]"),
+    "large": (net, torch.zeros(2, 3, 9, 9), r"does not take float32 images of shape \[2, 3, 9, 9\]"),
+    "double": (net, IMAGES.double(), "does not take float64 images of shape"),
+    "bytes": (net, IMAGES.byte(), "does not take uint8 images of shape"),
     "logits_in_a_dict": (lambda: Says(lambda z: {"logits": z}).eval(), IMAGES, "returns a dict, not a tensor"),
     "logits_in_a_tuple": (lambda: Says(lambda z: (z, z)).eval(), IMAGES, "returns a tuple, not a tensor"),
     "nothing": (lambda: Says(lambda z: None).eval(), IMAGES, "returns a NoneType, not a tensor"),
-    "forward_fails": (lambda: Says(fails).eval(), IMAGES, "does not take an example .*labels"),
+    "forward_fails": (lambda: Says(fails).eval(), IMAGES, "does not take float32 images .*labels"),
 }
 
 
