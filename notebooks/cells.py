@@ -12,7 +12,6 @@ import nbformat
 import yaml
 
 from seamlib import records
-from seamlib.records import runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "book" / "results"
@@ -98,7 +97,7 @@ def presets(notebook: str) -> list[str]:
 def cells(preset: str, given: dict[str, Any]) -> list[list[Cell]]:
     """The stages of a preset, each a list of cells that do not depend on one another; every cell is checked."""
     grid = _grid()
-    runtime.check_choice("preset", preset, tuple(grid))
+    records.check_choice("preset", preset, tuple(grid))
     used: set[str] = set()
     stages: list[list[Cell]] = []
     for stage in grid[preset] or [[]]:

@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     loaded.cache_clear()  # what it holds may be another on disk by now
     try:
         jobs = records.typed("--jobs", getattr(args, "jobs", 1), "int")
-        runtime.check_least(1, **{"--jobs": jobs})
+        records.check_least(1, **{"--jobs": jobs})
         if args.verb == "cell":
             return run_stages([[(args.notebook, checked(args.notebook, split_given(args.given)))]], 1)
         if args.verb == "grid":
@@ -277,7 +277,7 @@ def _page(page: Path, target: Path) -> str:
 def read(path: Path) -> records.Record:
     """The record at `path`; ValueError if it is none of an experiment of this project."""
     record = records.read(path)
-    runtime.check_choice(f"experiment of {path}:", record.experiment, tuple(KINDS))
+    records.check_choice(f"experiment of {path}:", record.experiment, tuple(KINDS))
     return record
 
 

@@ -124,7 +124,7 @@ def check_name(name: str, base: Path | str = ".") -> None:
     if name.startswith("folder:"):
         class_names(name, base)
     else:
-        runtime.check_choice("data set", name, NAMES)
+        parameters.check_choice("data set", name, NAMES)
 
 
 def spread(split: Samples, n: int) -> Samples:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..evaluate import Batch, Predict, accuracy, chosen, measuring, pair
 from ..plain import copyable
-from ..records import cache, runtime
+from ..records import cache, parameters, runtime
 from ..search import lowering
 
 PER_SEED = 100003  # seeds of their own for so many batches
@@ -36,7 +36,7 @@ class Attack:
     iterations: int = 40  #: steps, >= 1
 
     def __post_init__(self) -> None:
-        runtime.check_types(self)
+        parameters.check_types(self)
         for name, ok, allowed in (
             ("eps", self.eps > 0, "above 0"), ("step", self.step > 0, "above 0"),
             ("high", self.high > self.low, f"above low, {self.low}"), ("iterations", self.iterations >= 1, "1 or more"),
@@ -56,7 +56,7 @@ def attack(name: str, iterations: int = 40, eps: float | None = None) -> Attack:
 
     A step is a tenth of eps.
     """
-    runtime.check_choice("attack", name, tuple(ATTACKS))
+    parameters.check_choice("attack", name, tuple(ATTACKS))
     eps = ATTACKS[name].eps if eps is None else eps
     return replace(ATTACKS[name], iterations=iterations, eps=eps, step=eps / 10)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..evaluate import Batch, check_answer, measuring, pair
 from ..masks.masks import Masks, apply_masks, binarize, masked_call
-from ..records import runtime
+from ..records import parameters, runtime
 from ..trial import called, first_line
 from .settings import Search
 
@@ -55,7 +55,7 @@ def check_images(n: int, epoch: int) -> None:
 
 def check_protocol(search: Search, protocol: str) -> None:
     """ValueError unless `protocol` is "crossfit" or "paper", and one under which `search` may stop as it says."""
-    runtime.check_choice("protocol", protocol, ("crossfit", "paper"))
+    parameters.check_choice("protocol", protocol, ("crossfit", "paper"))
     if protocol == "crossfit" and search.patience:
         raise ValueError(f"patience is {search.patience}: it reads the accuracy that is reported, so under crossfit it "
                          "must be 0; use the paper's protocol or set patience to 0")

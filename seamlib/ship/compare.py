@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..plain import check_evaluating
-from ..records import runtime
+from ..records import parameters
 from ..trial import answer
 from . import export, timing
 
@@ -30,7 +30,7 @@ def latencies(models: Mapping[str, nn.Module], images: Iterable[Tensor], engines
     """
     engines = list(engines)
     for engine in engines:
-        runtime.check_choice("engine", engine, timing.ENGINES)
+        parameters.check_choice("engine", engine, timing.ENGINES)
     for name, model in models.items():
         check_evaluating(model, repr(name))
     there = set(engines) & set(timing.installed())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..plain import check_evaluating
-from ..records import runtime
+from ..records import parameters
 from ..trial import first_line
 
 ENGINES = ("torch", "onnxruntime", "deepsparse")
@@ -55,7 +55,7 @@ def latency(models: Mapping[str, nn.Module | Path], x: Tensor, engine: str, *, e
     for an engine that is not installed, FileNotFoundError for an ONNX file that is not there, ValueError for bad
     arguments, or a model that is in train mode or cannot be run on `x`.
     """
-    runtime.check_choice("engine", engine, ENGINES)
+    parameters.check_choice("engine", engine, ENGINES)
     if engine not in installed():
         raise ModuleNotFoundError(f"engine {engine!r} is not installed: {INSTALL[engine]}; here are "
                                   f"{', '.join(installed())}")
