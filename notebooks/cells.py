@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import papermill
 import yaml
 
 from seamlib import records
-from seamlib.records import runtime
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "book" / "results"
 Cell = tuple[str, dict[str, Any]]  # notebook, all its parameters
+Declared = dict[str, tuple[str, Any]]  # name -> type name, default
 
 
 class Texts(yaml.SafeLoader):
@@ -26,19 +25,23 @@ class Texts(yaml.SafeLoader):
     yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # noqa: RUF012  # merges of mappings
 
 
-def declared(notebook: str) -> dict[str, tuple[str, Any]]:
+def declared(notebook: str) -> Declared:
     """Name -> (type name, default) of the parameters of `notebook`, in the order of its parameters cell."""
     path = ROOT / "notebooks" / f"{notebook}.ipynb"
     if not path.is_file():
         there = sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb"))
         raise ValueError(f"unknown notebook {notebook!r}: allowed are {', '.join(there)}")
-    found = papermill.inspect_notebook(path)
-    return {name: (p["inferred_type_name"], ast.literal_eval(p["default"])) for name, p in found.items()}
+    cell = next(c for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", []))
+    return {ast.unparse(line.target): (ast.unparse(line.annotation), ast.literal_eval(line.value))
+            for line in ast.parse(cell.source).body if isinstance(line, ast.AnnAssign) and line.value}
 
 
-def checked(notebook: str, given: dict[str, Any]) -> dict[str, Any]:
-    """All parameters of the cell: `given` (values, or text of any) over the defaults; ValueError if one is wrong."""
-    known = declared(notebook)
+def checked(notebook: str, given: dict[str, Any], known: Declared | None = None) -> dict[str, Any]:
+    """All parameters of the cell: `given` (values, or text of any) over the defaults; ValueError if one is wrong.
+
+    `known`: what `declared(notebook)` returned, for many cells of one notebook.
+    """
+    known = known or declared(notebook)
     parameters = {name: default for name, (_, default) in known.items()}
     for name, value in given.items():
         if name not in known:
@@ -71,26 +74,44 @@ def command(record: records.Record) -> str:
     return " ".join(["python notebooks/run.py cell", record.experiment, *given])
 
 
-def cells(preset: str, given: dict[str, Any]) -> list[list[Cell]]:
-    """The stages of a preset, each a list of cells that do not depend on one another; every cell is checked."""
+def _grid() -> dict[str, Any]:
+    """Preset -> its stages, as they are written."""
     try:
-        grid = yaml.load((ROOT / "notebooks" / "grid.yml").read_text(), Texts)
+        found: dict[str, Any] = yaml.load((ROOT / "notebooks" / "grid.yml").read_text(), Texts)
     except yaml.YAMLError as e:
         raise ValueError(f"notebooks/grid.yml cannot be read: {' '.join(str(e).split())}") from e
-    runtime.check_choice("preset", preset, tuple(grid))
+    return found
+
+
+def _entries(stage: Any) -> list[Any]:
+    """What a stage is made of: one notebook with its parameters, or several."""
+    return stage if isinstance(stage, list) else [stage]
+
+
+def presets(notebook: str) -> list[str]:
+    """The presets that have a cell of `notebook`, in their order."""
+    return [preset for preset, stages in _grid().items() if any(
+        isinstance(entry, dict) and entry.get("notebook") == notebook for stage in stages for entry in _entries(stage))]
+
+
+def cells(preset: str, given: dict[str, Any]) -> list[list[Cell]]:
+    """The stages of a preset, each a list of cells that do not depend on one another; every cell is checked."""
+    grid = _grid()
+    records.check_choice("preset", preset, tuple(grid))
     used: set[str] = set()
     stages: list[list[Cell]] = []
     for stage in grid[preset] or [[]]:
         stages.append([])
-        for entry in stage if isinstance(stage, list) else [stage]:
-            if not isinstance(entry, dict) or not {"notebook"} <= set(entry) <= {"notebook", "parameters"}:
+        for entry in _entries(stage):
+            axes = entry.get("parameters") or {} if isinstance(entry, dict) else None
+            if not isinstance(axes, dict) or not {"notebook"} <= set(entry) <= {"notebook", "parameters"}:
                 raise ValueError(f"preset {preset!r} has {entry!r}: it must be a mapping of notebook and parameters")
             known = declared(entry["notebook"])
             mine = {name: value for name, value in given.items() if name in known}
             used |= set(mine)
-            axes = {**entry.get("parameters", {}), **mine}
+            axes = {**axes, **mine}
             lists = [_values(value) for value in axes.values()]
-            stages[-1] += [(entry["notebook"], checked(entry["notebook"], dict(zip(axes, values, strict=True))))
+            stages[-1] += [(entry["notebook"], checked(entry["notebook"], dict(zip(axes, values, strict=True)), known))
                            for values in itertools.product(*lists)]
     if not all(stages):
         raise ValueError(f"preset {preset!r} has a stage without a cell: give each parameter a value or more")
@@ -100,16 +121,18 @@ def cells(preset: str, given: dict[str, Any]) -> list[list[Cell]]:
 
 
 def _values(value: Any) -> list[Any]:
-    """The values of one axis: a list as it is; for "records:PATTERN", the stems of the records that match.
+    """The values of one axis: `value`, or all that are listed in it, with records for each "records:PATTERN"."""
+    return [v for listed in (value if isinstance(value, list) else [value]) for v in _records(listed)]
 
-    Those that are kept and those in runs/.
-    """
-    if isinstance(value, str) and value.startswith("records:"):
-        pattern = value.removeprefix("records:")
-        found = sorted({p.relative_to(folder).with_suffix("").as_posix() for folder in (KEPT, ROOT / "runs")
-                        for p in folder.glob(f"{pattern}.json")})
-        if not found:
-            raise ValueError(f"no record matches {pattern!r} in book/results or runs: run its notebook first, or give "
-                             "another (<experiment>/<name>, without its suffix)")
-        return found
-    return value if isinstance(value, list) else [value]
+
+def _records(value: Any) -> list[Any]:
+    """For "records:PATTERN" the stems of the records that match, kept and in runs/; else the value itself."""
+    if not isinstance(value, str) or not value.startswith("records:"):
+        return [value]
+    pattern = value.removeprefix("records:")
+    found = sorted({p.relative_to(folder).with_suffix("").as_posix() for folder in (KEPT, ROOT / "runs")
+                    for p in folder.glob(f"{pattern}.json")})
+    if not found:
+        raise ValueError(f"no record matches {pattern!r} in book/results or runs: run its notebook first, or give "
+                         "another (<experiment>/<name>, without its suffix)")
+    return found

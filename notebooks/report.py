@@ -43,9 +43,18 @@ def everything(experiment: str = "*") -> list[records.Record]:
 
 
 def of_preset(name: str, notebook: str) -> list[records.Record]:
-    """The records of the cells that preset `name` has for `notebook`, and no others."""
+    """The records of the cells that preset `name` has for `notebook`, and no others.
+
+    One a cell: where several kinds of device have made it, that of the last by name.
+    """
     keys = {records.key(parameters) for stage in run.cells(name, {}) for book, parameters in stage if book == notebook}
-    return [record for record in everything(notebook) if records.key(record.parameters) in keys]
+    found = {records.key(record.parameters): record for record in everything(notebook)}
+    return [record for key, record in found.items() if key in keys]
+
+
+def of_any_preset(notebook: str) -> list[records.Record]:
+    """The records of all cells that grid.yml has for `notebook`, and none that was made with settings of its own."""
+    return list({r.stem: r for name in run.presets(notebook) for r in of_preset(name, notebook)}.values())
 
 
 def of_presets(*names: str) -> list[records.Record]:
@@ -58,11 +67,12 @@ def rows(name: str, notebook: str, names: dict[str, str] | None = None) -> pd.Da
     """A row a record of preset `name`, in order of the problem's number; `names` maps a task to what the table says.
 
     Columns are those of COLUMNS, `record` (its stem) and, where there is a record of it, `norms only`, `from scratch`
-    (notebook retrain) and `random masks` and `magnitude masks` (notebook inference_cost of this very record).
+    (notebook retrain) and `random masks` and `magnitude masks` (notebook inference_cost of this very record); of these
+    two notebooks, those of the cells that a preset has.
     """
     found = sorted(of_preset(name, notebook), key=number)
     scratch = from_scratch()
-    floors = {r.sha256["masks of the record"]: r.results["accuracy"] for r in everything("inference_cost")}
+    floors = {r.sha256["masks of the record"]: r.results["accuracy"] for r in of_any_preset("inference_cost")}
     table = records.table(found, COLUMNS)
     table["from scratch"] = [scratch.get(_problem(r), float("nan")) for r in found]
     for control in ("random masks", "magnitude masks"):
@@ -74,8 +84,8 @@ def rows(name: str, notebook: str, names: dict[str, str] | None = None) -> pd.Da
 
 
 def from_scratch() -> dict[tuple[str, ...], float]:
-    """Accuracy in [0, 1] of the network trained anew on the images of a `_problem`; its last epoch."""
-    return {_problem(r): r.results["accuracy"]["last"] for r in everything("retrain")}
+    """Accuracy in [0, 1] of the network trained anew, as a preset has it, on the images of a `_problem`; last epoch."""
+    return {_problem(r): r.results["accuracy"]["last"] for r in of_any_preset("retrain")}
 
 
 def fronts(found: Iterable[records.Record], control: str = "restricted") -> pd.DataFrame:

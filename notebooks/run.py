@@ -29,7 +29,7 @@ from typing import Any
 import invitation
 import papermill
 import psutil
-from cells import KEPT, ROOT, Cell, cells, check, checked, command as command, declared as declared
+from cells import KEPT, ROOT, Cell, cells, check, checked, command as command, declared as declared, presets as presets
 from verify import KINDS, recompute
 
 from seamlib import models, records
@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         sub = verbs.add_parser(verb, help=text)
         sub.add_argument(what)
         sub.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="given")
-        sub.add_argument("--jobs", default=1, help="cells at a time")
+        if verb == "grid":
+            sub.add_argument("--jobs", default=1, help="cells at a time")
     for verb, text in (("keep", "copy records and masks to book/results"), ("verify", "recompute records from masks")):
         verbs.add_parser(verb, help=text).add_argument("records", nargs="+", type=Path)
     sub = verbs.add_parser("pages", help="execute the book's pages and walkthroughs; add the quick notebooks")
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     loaded.cache_clear()  # what it holds may be another on disk by now
     try:
         jobs = records.typed("--jobs", getattr(args, "jobs", 1), "int")
-        runtime.check_least(1, **{"--jobs": jobs})
+        records.check_least(1, **{"--jobs": jobs})
         if args.verb == "cell":
             return run_stages([[(args.notebook, checked(args.notebook, split_given(args.given)))]], 1)
         if args.verb == "grid":
@@ -94,12 +95,13 @@ def split_given(given: list[str]) -> dict[str, Any]:
 
 
 def finished(notebook: str, parameters: dict[str, Any]) -> Path | None:
-    """The record of this cell, if it was made from what is there now; if that has changed, it is said what."""
+    """The record of this cell, if it was made from what is there now; if that has changed or is missing, it is said."""
     if path := recorded(notebook, parameters):
         try:
             compare(records.read(path), parameters)
         except (ValueError, OSError, KeyError) as e:
-            print(f"{notebook} {records.key(parameters)}: runs again, its record is of other things: {e}\n", end="")
+            what = "is of other things" if isinstance(e, ValueError) else "cannot be compared with what is there"
+            print(f"{notebook} {records.key(parameters)}: runs again, its record {what}: {e}\n", end="")
             return None
     return path
 
@@ -275,7 +277,7 @@ def _page(page: Path, target: Path) -> str:
 def read(path: Path) -> records.Record:
     """The record at `path`; ValueError if it is none of an experiment of this project."""
     record = records.read(path)
-    runtime.check_choice(f"experiment of {path}:", record.experiment, tuple(KINDS))
+    records.check_choice(f"experiment of {path}:", record.experiment, tuple(KINDS))
     return record
 
 

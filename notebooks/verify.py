@@ -85,12 +85,16 @@ def _front(stated: Mapping[str, Any], found: Reengineered, task: tasks.Task, ori
     return numbers
 
 
-def _found(results: Path, experiment: str, what: str, digest: str) -> tuple[records.Record, Path]:
-    """The record of `experiment` whose `what` (masks, student) has `digest`, and the file of that."""
-    for path in sorted(results.glob(f"{experiment}/*.json")):
-        if (record := records.read(path)).sha256.get(what) == digest:
-            return record, records.tensors_of(record, path)
-    raise FileNotFoundError(f"no {experiment} record with {what} {digest[:12]}... in {results}")
+def _found(path: Path, root: Path, experiment: str, what: str, digest: str) -> tuple[records.Record, Path]:
+    """The record of `experiment` whose `what` (masks, student) has `digest`, and the file of that.
+
+    It is in the folder of results that the record at `path` is in, or it is kept.
+    """
+    folders = dict.fromkeys((path.resolve().parents[1], root / "book/results"))
+    for other in (other for folder in folders for other in sorted(folder.glob(f"{experiment}/*.json"))):
+        if (record := records.read(other)).sha256.get(what) == digest:
+            return record, records.tensors_of(record, other)
+    raise FileNotFoundError(f"no {experiment} record with {what} {digest[:12]}... in {' or '.join(map(str, folders))}")
 
 
 def _student(record: records.Record, path: Path, root: Path) -> Numbers:
@@ -102,12 +106,13 @@ def _student(record: records.Record, path: Path, root: Path) -> Numbers:
 
 def _defects(record: records.Record, path: Path, root: Path) -> Numbers:
     """The attack is made again, unless its images are still in runs/: minutes for each thousand images."""
-    of, student_file = _found(path.parent.parent, "indirect_reuse", "student", record.sha256["student"])
+    of, student_file = _found(path, root, "indirect_reuse", "student", record.sha256["student"])
     restored = restore_student(of, student_file, root)
     p, size = record.parameters, models.SIZES.get(of.parameters["model"], 0)
     attack = defects.attack(p["attack"], p["iterations"], p["eps"] or None)
     test = data.batches(data.spread(restored.problem.test, record.results["n"]), 256, size=size)
-    adversarial = defects.crafted(restored.body, test, attack, p["seed"], root / p["runs"] / "adversarial")
+    images = records.place(p["runs"], root) / "adversarial"
+    adversarial = defects.crafted(restored.body, test, attack, p["seed"], images)
     found = defects.inheritance(restored.student, test, adversarial)
     stated, numbers = record.results, {"accuracy": (record.results["accuracy"], found.accuracy, TOLERANCE)}
     rate = stated[f"dir_{p['attack']}"]
@@ -118,7 +123,7 @@ def _defects(record: records.Record, path: Path, root: Path) -> Numbers:
 
 def _cost(record: records.Record, path: Path, root: Path) -> Numbers:
     """Counts and accuracy; times belong to the machine and its hour, and are not measured again."""
-    of, mask_file = _found(path.parent.parent, "direct_*", "masks", record.sha256["masks of the record"])
+    of, mask_file = _found(path, root, "direct_*", "masks", record.sha256["masks of the record"])
     _, model, task, found = restore(of, mask_file, root)
     example, _ = next(iter(data.batches(task.test, 1)))
     stated, numbers = record.results, {}
@@ -134,7 +139,7 @@ def _cost(record: records.Record, path: Path, root: Path) -> Numbers:
 
 def _ship(record: records.Record, path: Path, root: Path) -> Numbers:
     """Counts, accuracies, the difference that compaction makes, and the size of the mask file; no times."""
-    of, mask_file = _found(path.parent.parent, "direct_*", "masks", record.sha256["masks of the record"])
+    of, mask_file = _found(path, root, "direct_*", "masks", record.sha256["masks of the record"])
     _, model, task, found = restore(of, mask_file, root)
     images, _ = next(iter(data.batches(task.test, 64)))
     masked = found.module()

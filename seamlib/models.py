@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .plain import copyable
-from .records import runtime
+from .records import parameters, runtime
 
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # mean and deviation of each channel, in [0, 1]
 CIFAR100 = ((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761))
@@ -158,9 +158,9 @@ RELEASES = {  # the digits after the hyphen begin the file's SHA-256
 
 def check(model: str, dataset: str) -> None:
     """Raise ValueError, with the allowed ones, unless there is a definition of `model` for `dataset`."""
-    runtime.check_choice("model", model, tuple(MODELS))
+    parameters.check_choice("model", model, tuple(MODELS))
     kind = dataset.partition(":")[0]
-    runtime.check_choice("data set", kind, tuple(CONSTANTS))
+    parameters.check_choice("data set", kind, tuple(CONSTANTS))
     if kind not in MODELS[model][1]:
         raise ValueError(f"model {model!r} is not defined for {kind}: allowed are {', '.join(MODELS[model][1])}")
 
@@ -168,7 +168,7 @@ def check(model: str, dataset: str) -> None:
 def check_transfer(model: str, source: str, target: str) -> None:
     """Raise ValueError unless `model` comes trained on `source` and takes images such as those of data set `target`."""
     check(model, source)
-    runtime.check_choice("source", source, tuple(CLASSES))
+    parameters.check_choice("source", source, tuple(CLASSES))
     taken, there = (len(CONSTANTS.get(name, IMAGENET)[0]) for name in (source, target))
     if taken != there:
         raise ValueError(f"{model} trained on {source} takes images of {taken} channel{'s' * (taken > 1)}, those of "

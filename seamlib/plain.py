@@ -17,15 +17,21 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 COUNTS = (torch.bool, torch.int16, torch.int32, torch.int64)  # a parameter that counts or indexes is left alone
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """`model` itself, or what `DataParallel`, `DistributedDataParallel` or `torch.compile` has wrapped."""
+    while isinstance(model, PARALLEL) or "_orig_mod" in getattr(model, "_modules", {}):
+        model = model.module if isinstance(model, PARALLEL) else model.get_submodule("_orig_mod")
+    return model
+
+
 def plain(model: nn.Module) -> nn.Module:
-    """`model` itself, or what `DataParallel`, `DistributedDataParallel` or `torch.compile` has wrapped.
+    """`unwrapped(model)`.
 
     Raises ValueError, with the cure, for what is no module, a scripted module, a quantised layer, a weight that is not
     there yet (lazy, or on the meta device), and one that is computed from others (a parametrization, pruning, weight
     norm or spectral norm): a mask of its parts would not be a mask of the weight.
     """
-    while isinstance(model, PARALLEL) or "_orig_mod" in getattr(model, "_modules", {}):
-        model = model.module if isinstance(model, PARALLEL) else model.get_submodule("_orig_mod")
+    model = unwrapped(model)
     if not isinstance(model, nn.Module):
         raise ValueError(f"the model is of type {type(model).__name__}: it must be a torch.nn.Module")
     for name, module in model.named_modules():
@@ -60,6 +66,13 @@ def _check_not_computed(what: str, module: nn.Module) -> None:
         if cure:
             raise ValueError(f"{what} has a {key} that is computed before each call: make it a parameter first, by "
                              f"torch.nn.utils.{cure}(layer, {key!r})")
+
+
+def check_evaluating(model: nn.Module, name: str = "") -> None:
+    """ValueError if `model`, or a part of it, is in train mode; `name`: what to call it (default: its type)."""
+    model = unwrapped(model)
+    if any(getattr(m, "training", False) for m in model.modules()):  # a frozen script has no mode
+        raise ValueError(f"{name or type(model).__name__}, or a part of it, is in train mode: call model.eval() first")
 
 
 def copyable(model: nn.Module) -> nn.Module:

@@ -8,14 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from .evaluate import measuring
-from .plain import copyable, plain
+from .plain import copyable, unwrapped
 
 
 def copied(model: nn.Module) -> nn.Module:
     """A copy of `model`, whose parts too are out of DataParallel and torch.compile; ValueError as `copyable`."""
     model = copy.deepcopy(copyable(model))
     for module in list(model.modules()):
-        module._modules |= {name: plain(part) for name, part in module._modules.items() if part is not None}
+        module._modules |= {name: unwrapped(part) for name, part in module._modules.items() if part is not None}
     return model
 
 
@@ -24,21 +24,25 @@ def answer(model: nn.Module, example: Tensor) -> Tensor:
 
     Raises ValueError unless the example is a tensor of one image or more, which `model` answers with another tensor.
     """
-    name = type(model).__name__
     if not isinstance(example, Tensor) or example.dim() < 1 or not len(example):
         what: Any = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
         raise ValueError(f"the example is a {what}: it must be one tensor [B, ...] of at least one image; wrap a model "
                          "that takes anything else in a module that takes a tensor")
     with measuring():
-        try:
-            said = model(example.clone())  # whose forward may change it
-        except Exception as e:  # whatever a forward raises at what it cannot use
-            raise ValueError(f"{name} does not take an example of shape {tuple(example.shape)} and {example.dtype} on "
-                             f"{example.device}: {first_line(e)}") from e
+        said = called(model, example.clone())  # whose forward may change it
     if not isinstance(said, Tensor):
-        raise ValueError(f"{name} returns a {type(said).__name__}, not a tensor: wrap it in a module that picks the "
-                         "logits out")
+        raise ValueError(f"{type(model).__name__} returns a {type(said).__name__}, not a tensor: wrap it in a module "
+                         "that picks the logits out")
     return said
+
+
+def called(model: nn.Module, x: Tensor) -> Any:
+    """What `model` says of images `x` [B, ...]; ValueError, with what it raises, if it raises anything."""
+    try:
+        return model(x)
+    except Exception as e:  # whatever a forward raises at what it cannot use
+        raise ValueError(f"{type(model).__name__} does not take {str(x.dtype).removeprefix('torch.')} images of shape "
+                         f"{list(x.shape)} on {x.device}: {first_line(e)}") from e
 
 
 def first_line(error: Exception) -> str:

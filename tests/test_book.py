@@ -1,5 +1,6 @@
 """The committed results, and the check that the build of the book ends with."""
 
+import dataclasses
 import html
 import itertools
 import json
@@ -292,6 +293,30 @@ def test_the_records_of_a_page_are_those_of_its_presets_each_once_and_linked():
     for r in found:
         assert f"<li>{report.linked(r.stem, r.stem)}<br><code>{html.escape(run.command(r))}</code></li>" in text
     assert f"<summary>{len(found)} records</summary>" in text
+
+
+def test_a_cell_with_other_settings_is_no_control_and_a_cell_on_two_devices_is_one_row(monkeypatch):
+    everything = report.everything
+
+    def more(experiment="*"):  # the book's, and what somebody ran beside: with other settings, and on another device
+        found = everything(experiment)
+        return [*found, *(dataclasses.replace(r, parameters={**r.parameters, other: 1}, results={
+            **r.results, "accuracy": dict.fromkeys(r.results["accuracy"], 0.0)}) for r in found
+            for other in {"retrain": ["epochs"], "inference_cost": ["rounds"]}.get(r.experiment, [])),
+            *(dataclasses.replace(r, device={**r.device, "kind": "cuda"}) for r in found)]
+    want, anew, text = (report.rows("annealed", "direct_binary"), report.from_scratch(),
+                        report.told(report.of_preset("cifar100", "direct_multiclass")))
+    monkeypatch.setattr(report, "everything", more)
+    found = report.rows("annealed", "direct_binary")
+    pd.testing.assert_frame_equal(found.drop(columns="record"), want.drop(columns="record"))
+    assert all("-cuda-" in stem for stem in found["record"])
+    assert report.from_scratch() == anew
+    assert report.told(report.of_preset("cifar100", "direct_multiclass")) == text
+
+
+@pytest.mark.parametrize("notebook", ["retrain", "inference_cost"])
+def test_every_kept_control_is_of_a_preset(notebook):
+    assert {r.stem for r in report.of_any_preset(notebook)} >= {r.stem for r in records.read_all(RESULTS, notebook)}
 
 
 def test_repeated_searches_have_three_seeds_and_their_spread_is_within_a_problem():

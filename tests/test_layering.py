@@ -16,7 +16,7 @@ ROOMS = {  # its files, from the ground up: each knows those before it; and the 
     "structure": (["fold", "nodes", "channels", "compaction", "gates"], {"evaluate", "plain", "trial"}),
     "problems": (["superclasses", "stream", "layouts", "data", "tasks"], {"records", "evaluate"}),
     "search": (["settings", "found", "checks", "log", "checkpoints", "capture", "lowering", "loop", "many"],
-               {"masks", "structure", "models", "records", "evaluate", "plain"}),
+               {"masks", "structure", "models", "records", "evaluate", "plain", "trial"}),
     "reuse": (["finetune", "remos", "defects", "indirect"],
               {"search", "problems", "masks", "models", "records", "evaluate", "plain"}),
     "ship": (["operators", "cost", "timing", "export", "compare", "import_seam"],

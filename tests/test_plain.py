@@ -249,6 +249,18 @@ def test_checkpoints_that_lose_the_gradient_are_refused():
         outcome(Recomputed(use_reentrant=True), seamlib.new_head(5, 2))
 
 
+def test_a_model_that_rules_classes_out_by_minus_infinity_is_searched():
+    class Rules(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.mask = net(), torch.tensor([0.0, 0.0, -torch.inf, -torch.inf, 0.0])
+
+        def forward(self, x):
+            return self.net(x) + self.mask
+    model, head = Rules().eval(), seamlib.RestrictedHead(seamlib.Restrict([0, 4]), 2)
+    assert outcome(model, head)[0] == [pytest.approx(e) for e in outcome(model.net, head)[0]]
+
+
 def test_the_weights_are_back_after_an_error_in_the_backward_pass():
     class Fails(torch.autograd.Function):
         @staticmethod

@@ -1,3 +1,4 @@
+import dataclasses
 import fcntl
 import json
 import shutil
@@ -6,11 +7,14 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
+import cells
 import nbformat
 import psutil
 import pytest
 import run
+import verify
 from conftest import ROOT
 
 from seamlib import records
@@ -43,6 +47,23 @@ def test_values_take_the_declared_type():
     found = run.checked("direct_binary", {"alpha": "2", "epochs": "3", "model": "resnet20", "weights": "1.pt"})
     assert (found["alpha"], found["epochs"], found["model"], found["weights"]) == (2.0, 3, "resnet20", "1.pt")
     assert type(found["alpha"]) is float
+
+
+def test_the_notebook_of_a_preset_is_read_once_for_all_of_its_cells(monkeypatch):
+    read, paths = cells.nbformat.read, []
+    monkeypatch.setattr(cells.nbformat, "read", lambda path, version: paths.append(path) or read(path, version))
+    (all_classes,) = run.cells("paper", {})
+    assert len(all_classes) == 10
+    assert [path.stem for path in paths] == ["direct_binary"]
+
+
+def test_a_default_is_what_python_reads(tmp_path, monkeypatch):
+    code = 'text: str = "a # b = 1"  # a text\nrate: float = -1e-3  # a rate, below 0\nmany: int = 1_000  # a number'
+    cell = nbformat.v4.new_code_cell(code, metadata={"tags": ["parameters"]})
+    (tmp_path / "notebooks").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "notebooks/mine.ipynb")
+    monkeypatch.setattr(cells, "ROOT", tmp_path)
+    assert cells.declared("mine") == {"text": ("str", "a # b = 1"), "rate": ("float", -0.001), "many": ("int", 1000)}
 
 
 def test_unknown_notebook_and_preset_list_the_known(capsys):
@@ -167,6 +188,34 @@ def test_a_cell_runs_once_and_can_be_verified(runs, capfd):
 
     path.write_text(path.read_text()[:100])  # half a record does not count as finished
     assert run.finished("direct_binary", run.checked("direct_binary", {**TINY, "runs": "runs/test"})) is None
+
+
+def test_a_record_in_runs_is_verified_with_masks_that_are_kept(tmp_path):
+    (kept, *_) = sorted((ROOT / "book/results/inference_cost").glob("*.json"))
+    path = tmp_path / "inference_cost" / kept.name
+    path.parent.mkdir()
+    shutil.copyfile(kept, path)
+    digest = records.read(path).sha256["masks of the record"]
+    of, file = verify._found(path, ROOT, "direct_*", "masks", digest)
+    assert of.sha256["masks"] == digest
+    assert file.parents[1] == ROOT / "book/results"
+    with pytest.raises(FileNotFoundError, match=f"no direct_.* masks 0000.* in {tmp_path} or {ROOT}/book/results"):
+        verify._found(path, ROOT, "direct_*", "masks", "0" * 64)
+
+
+def test_the_images_of_an_attack_are_verified_where_its_run_kept_them_also_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (path, *_) = sorted((ROOT / "book/results/defect_inheritance").glob("*.json"))
+    record = records.read(path)
+    record = dataclasses.replace(record, parameters={**record.parameters, "runs": "~/runs"})
+    images = SimpleNamespace(batches=lambda *_, **__: [], spread=lambda *_: None)
+    restored, folders = SimpleNamespace(problem=SimpleNamespace(test=None), body=None, student=None), []
+    monkeypatch.setattr(verify, "data", images)
+    monkeypatch.setattr(verify, "restore_student", lambda *_: restored)
+    monkeypatch.setattr(verify.defects, "crafted", lambda *given: folders.append(given[-1]))
+    monkeypatch.setattr(verify.defects, "inheritance", lambda *_: verify.defects.Inherited(0.5, None, 0.5, 1))
+    verify.recompute(record, path, ROOT)
+    assert folders == [tmp_path / "home/runs/adversarial"]
 
 
 def test_a_kernel_that_dies_before_it_answers_is_started_again(monkeypatch, tmp_path):

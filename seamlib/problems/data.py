@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..records import parameters, runtime
 from . import layouts, stream, superclasses
-from .stream import Files
+from .stream import Files, check as check
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 STREAMED_AT_ONCE = 32  # images of 224 pixels a batch when they are only measured
@@ -124,7 +124,7 @@ def check_name(name: str, base: Path | str = ".") -> None:
     if name.startswith("folder:"):
         class_names(name, base)
     else:
-        runtime.check_choice("data set", name, NAMES)
+        parameters.check_choice("data set", name, NAMES)
 
 
 def spread(split: Samples, n: int) -> Samples:
@@ -234,15 +234,6 @@ def _size(shape: Sequence[int]) -> str:
 
 def _pixels(path: Path) -> np.ndarray:
     return np.asarray(stream.decoded(path)).transpose(2, 0, 1)
-
-
-def check(split: Samples) -> None:
-    """Decode every image of a split on disk once, in parallel; ValueError names the first that is damaged.
-
-    For before a long search. A split in memory has been decoded already.
-    """
-    if isinstance(split, Files):
-        stream.check(split)
 
 
 class Batches:

@@ -190,9 +190,12 @@ def balanced(order: Tensor, labels: Tensor) -> Tensor:
     return order[first]
 
 
-def check(files: Files, workers: int | None = None) -> None:
-    """Decode every file once, in parallel; ValueError at the first that is no whole image."""
-    for _ in Streamed(files, 64, workers=workers):
+def check(split: object, workers: int | None = None) -> None:
+    """Decode every image of a split on disk once, in parallel; ValueError names the first that is damaged.
+
+    For before a long search. A split in memory has been decoded already.
+    """
+    for _ in Streamed(split, 64, workers=workers) if isinstance(split, Files) else ():
         pass
 
 

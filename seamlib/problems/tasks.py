@@ -22,7 +22,7 @@ from ..evaluate import (
     standard_error,
     then,
 )
-from ..records import runtime
+from ..records import parameters
 from .data import Files, Samples, Source, batches
 from .superclasses import groups
 
@@ -75,7 +75,7 @@ def transfer(source: Source, seed: int = 0, shots: int = 0, protocol: str = "hol
     training images of each class, always the same, chooses; "paper": the test set does, and all others train. Raises
     ValueError for another protocol, more shots than there are, or a class too small to hold one out.
     """
-    runtime.check_choice("protocol", protocol, ("holdout", "paper"))
+    parameters.check_choice("protocol", protocol, ("holdout", "paper"))
     train = _shots(source.train, shots, seed)
     if protocol == "paper":
         return Transfer(source.name, len(source.classes), train, source.test, source.test)
@@ -99,7 +99,7 @@ def binary(source: Source, target_class: int, seed: int = 0, shots: int = 0, oth
     """
     check_class(source.name, source.classes, target_class)
     _present(source, [target_class])
-    runtime.check_choice("others", others, OTHERS)
+    parameters.check_choice("others", others, OTHERS)
     train = _balanced(source.train, target_class, seed, all_others=others == "anew")
     train = _shots(train, shots, seed, whole=(0,) if others == "anew" else ())
     test = _balanced(source.test, target_class, seed)

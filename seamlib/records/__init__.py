@@ -2,11 +2,13 @@
 
 - `records`: one JSON file a run
 - `cache`: results of long steps, kept under everything they depend on; the state in the middle of one
-- `parameters`: of notebooks: their types, their places
+- `parameters`: of notebooks and settings: their types, their ranges, their places
 - `runtime`: device, precision, seed, identity of things, safe writing
 """
 
 from .parameters import (
+    check_choice as check_choice,
+    check_least as check_least,
     given as given,
     listed as listed,
     place as place,

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import fcntl
 import glob
 import hashlib
-import math
-import numbers
 import os
 import platform
 import secrets
@@ -18,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .parameters import check_choice
 
 if TYPE_CHECKING:
     import torch
@@ -98,38 +97,6 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def check_choice(what: str, value: str, allowed: tuple[str, ...] | list[str]) -> None:
-    """Raise ValueError, with the allowed values, unless `value` is one of them."""
-    if value not in allowed:
-        raise ValueError(f"unknown {what} {value!r}: allowed are {', '.join(allowed)}")
-
-
-def check_types(parameters: Any) -> None:
-    """ValueError, by name, for a field of a dataclass that is not of its declared type, or not a finite number.
-
-    Declared are `int`, `float` (a whole number is one too), `bool`, `str`, `tuple[float, ...]`, and each `| None`.
-    """
-    for field in dataclasses.fields(parameters):
-        value, (kind, *rest) = getattr(parameters, field.name), str(field.type).split(" | ")
-        if value is None and rest:
-            continue
-        wanted, allowed = {
-            "int": (numbers.Integral, "a whole number"), "bool": (bool, "True or False"), "str": (str, "a text"),
-        }.get(kind, (numbers.Real, "a tuple of finite numbers" if kind.startswith("tuple") else "a finite number"))
-        for v in value if kind.startswith("tuple") and isinstance(value, tuple | list) else [value]:
-            number = isinstance(v, numbers.Real) and not isinstance(v, bool) and math.isfinite(v)
-            if not isinstance(v, wanted) or (wanted in (numbers.Real, numbers.Integral) and not number) or (
-                    kind.startswith("tuple") and v is value):
-                raise ValueError(f"{field.name} is {value!r}: it must be {allowed}{', or None' if rest else ''}")
-
-
-def check_least(least: int, **values: int) -> None:
-    """Raise ValueError for the first of `values` that is below `least`."""
-    for what, value in values.items():
-        if value < least:
-            raise ValueError(f"{what} is {value}: it must be {least} or more")
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..evaluate import Batch, Predict, accuracy, chosen, measuring, pair
 from ..plain import copyable
-from ..records import cache, runtime
+from ..records import cache, parameters, runtime
 from ..search import lowering
 
 PER_SEED = 100003  # seeds of their own for so many batches
@@ -36,7 +36,7 @@ class Attack:
     iterations: int = 40  #: steps, >= 1
 
     def __post_init__(self) -> None:
-        runtime.check_types(self)
+        parameters.check_types(self)
         for name, ok, allowed in (
             ("eps", self.eps > 0, "above 0"), ("step", self.step > 0, "above 0"),
             ("high", self.high > self.low, f"above low, {self.low}"), ("iterations", self.iterations >= 1, "1 or more"),
@@ -56,7 +56,7 @@ def attack(name: str, iterations: int = 40, eps: float | None = None) -> Attack:
 
     A step is a tenth of eps.
     """
-    runtime.check_choice("attack", name, tuple(ATTACKS))
+    parameters.check_choice("attack", name, tuple(ATTACKS))
     eps = ATTACKS[name].eps if eps is None else eps
     return replace(ATTACKS[name], iterations=iterations, eps=eps, step=eps / 10)
 
@@ -146,12 +146,15 @@ def inheritance(student: Predict, batches: Iterable[Batch], changed: Iterable[Te
     """The defect inheritance rate: of the images that `student` has right, the share it has wrong once changed.
 
     `changed` yields, for each batch of `batches`, its images as an attack on another model left them (`crafted`).
-    Raises ValueError if there is no image, not as many batches of both, and what `accuracy` raises. (SeaM, third
-    research question)
+    Raises ValueError if there is no image, not as many batches or images of both, and what `accuracy` raises. (SeaM,
+    third research question)
     """
     right = lost = fooled = n = 0
     with measuring():
         for (x, y), other in zip(map(pair, batches), changed, strict=True):
+            if len(other) != len(y):
+                raise ValueError(f"changed has a batch of {len(other)} for one of {len(y)} images: it must have each "
+                                 "of the images, changed, in their order")
             before, after = (found == wanted for found, wanted in (chosen(student, t, y) for t in (x, other)))
             right, n = right + int(before.sum()), n + len(y)
             lost, fooled = lost + int((before & ~after).sum()), fooled + int(after.sum())

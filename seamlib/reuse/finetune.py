@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from ..evaluate import Batch, Loader, accuracy, chosen, measuring, pair
 from ..masks.masks import apply_masks
 from ..plain import sound, takes_train_mode, train_mode
-from ..records import cache, runtime
+from ..records import cache, parameters, runtime
 from ..search import checks, lowering
 
 SCHEDULES = ("constant", "cosine")
@@ -41,7 +41,7 @@ class Training:
     seed: int = 0  #: of dropout; batches and first weights have their own
 
     def __post_init__(self) -> None:
-        runtime.check_types(self)
+        parameters.check_types(self)
         alone = self.lr_output is not None and self.lr_output > 0
         for name, value, ok, allowed in (
             ("lr", self.lr, self.lr > 0 or (self.lr == 0 and alone), "above 0, or 0 with lr_output above 0"),
@@ -54,8 +54,8 @@ class Training:
         ):
             if not ok:
                 raise ValueError(f"{name} is {value}: it must be {allowed}")
-        runtime.check_choice("schedule", self.schedule, SCHEDULES)
-        runtime.check_choice("precision", self.precision, runtime.PRECISIONS)
+        parameters.check_choice("schedule", self.schedule, SCHEDULES)
+        parameters.check_choice("precision", self.precision, runtime.PRECISIONS)
 
 
 class TrainingStopped(RuntimeError):
@@ -122,6 +122,7 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
                         p.masked_fill_(out, 0.0)
                 sum_loss += loss.detach() * len(y)
                 n, step = n + len(y), step + 1
+            checks.check_images(n, epoch)
             record = {"epoch": float(epoch), "loss": float(sum_loss) / n}
             model.eval()
             if not math.isfinite(record["loss"]):

@@ -18,7 +18,7 @@ from ..masks.masks import Masks, apply_masks, drawn
 from ..plain import sound
 from ..problems import data, stream
 from ..problems.tasks import Transfer
-from ..records import cache, runtime
+from ..records import cache, parameters, runtime
 from ..search.found import Epoch
 from ..search.loop import reengineer
 from ..search.settings import Search
@@ -53,8 +53,8 @@ class Reuse:
     seed: int = 0  #: draws new layers, the order, the crops and dropout
 
     def __post_init__(self) -> None:
-        runtime.check_types(self)
-        runtime.check_choice("method", self.method, METHODS)
+        parameters.check_types(self)
+        parameters.check_choice("method", self.method, METHODS)
         if not 0 <= self.prune_threshold <= 1:
             raise ValueError(f"prune_threshold is {self.prune_threshold}: it must be in [0, 1]")
         if not 0 <= self.dropout < 1:

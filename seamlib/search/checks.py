@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..evaluate import Batch, check_answer, measuring, pair
 from ..masks.masks import Masks, apply_masks, binarize, masked_call
-from ..records import runtime
+from ..records import parameters, runtime
+from ..trial import called, first_line
 from .settings import Search
 
 OFF = 0.01  # of their size: how far gradients may be from those of a masked copy, by rounding
@@ -18,9 +19,7 @@ OFF = 0.01  # of their size: how far gradients may be from those of a masked cop
 
 def first(what: str, batches: Iterable[Batch]) -> Batch:
     """The first batch, checked; the caller's random numbers stay as they were. ValueError if there can be no other."""
-    if isinstance(batches, Iterator):
-        raise ValueError(f"{what} is a {type(batches).__name__}, which can be passed over only once: give a list or a "
-                         "DataLoader")
+    check_repeats(what, batches)
     with torch.random.fork_rng([]):
         batch = next(iter(batches), None)
     if batch is None:
@@ -28,8 +27,15 @@ def first(what: str, batches: Iterable[Batch]) -> Batch:
     return pair(batch)
 
 
+def check_repeats(what: str, batches: object) -> None:
+    """ValueError for an iterator, which can be passed over only once."""
+    if isinstance(batches, Iterator):
+        raise ValueError(f"{what} is a {type(batches).__name__}, which can be passed over only once: give a list or a "
+                         "DataLoader")
+
+
 def check_length(train: object) -> None:
-    """ValueError unless `train` says how many batches it has, one at least, and can be passed over again."""
+    """ValueError unless `train` says how many batches it has, one at least, and is no iterator."""
     try:
         length = len(train)  # type: ignore[arg-type]
     except TypeError:
@@ -37,11 +43,19 @@ def check_length(train: object) -> None:
                          "set that has one") from None
     if length == 0:
         raise ValueError("train has no batch: give at least one")
+    check_repeats("train", train)
+
+
+def check_images(n: int, epoch: int) -> None:
+    """ValueError if the pass over `train` in `epoch`, counted from 0, gave no image; `n`: how many it gave."""
+    if n == 0:
+        raise ValueError(f"train gave no image in epoch {epoch}: it must give its batches in each pass, again and "
+                         "again; give a list or a DataLoader")
 
 
 def check_protocol(search: Search, protocol: str) -> None:
     """ValueError unless `protocol` is "crossfit" or "paper", and one under which `search` may stop as it says."""
-    runtime.check_choice("protocol", protocol, ("crossfit", "paper"))
+    parameters.check_choice("protocol", protocol, ("crossfit", "paper"))
     if protocol == "crossfit" and search.patience:
         raise ValueError(f"patience is {search.patience}: it reads the accuracy that is reported, so under crossfit it "
                          "must be 0; use the paper's protocol or set patience to 0")
@@ -58,9 +72,9 @@ def check_head(model: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> None:
         own.eval()
         try:
             answers = own(logits)
-        except (RuntimeError, IndexError, TypeError, ValueError) as e:
+        except Exception as e:  # whatever its forward raises
             raise ValueError(f"the head does not take what {type(model).__name__} returns, {list(logits.shape)}: "
-                             f"{str(e).splitlines()[0]}; give one that does") from e
+                             f"{first_line(e)}; give one that does") from e
         n = check_answer(answers, 1).shape[1]
     if len(y) and int(y.min()) < 0:
         raise ValueError(f"train has an image of label {int(y.min())}: labels must be 0 or more")
@@ -78,12 +92,7 @@ def check_learns(head: nn.Module, without: bool) -> None:
 
 def answer(model: nn.Module, x: Tensor) -> Tensor:
     """What `model` says of images `x` [B, ...]; ValueError if it raises anything, or says it in another form."""
-    try:
-        z = model(x)
-    except Exception as e:  # whatever its forward raises
-        raise ValueError(f"{type(model).__name__} does not take {str(x.dtype).removeprefix('torch.')} images of shape "
-                         f"{list(x.shape)}: {(str(e) or repr(e)).splitlines()[0]}") from e
-    return check_answer(z, len(x))
+    return check_answer(called(model, x), len(x))
 
 
 def check_answers(model: nn.Module, x: Tensor) -> None:
@@ -100,8 +109,8 @@ def check_bf16(model: nn.Module, x: Tensor) -> None:
         with measuring(), runtime.seeded(0, x.device), runtime.autocast(x.device, "bf16"):
             model(x)
     except RuntimeError as e:
-        raise ValueError(f"{type(model).__name__} has an operation that cannot run in bf16: {str(e).splitlines()[0]}; "
-                         "set precision to 'fp32'") from e
+        raise ValueError(f"{type(model).__name__} has an operation that cannot run in bf16: {first_line(e)}; set "
+                         " precision to 'fp32'") from e
 
 
 def some_scores(weights: Iterable[tuple[str, Tensor]]) -> Masks:
@@ -128,7 +137,7 @@ def check_masks_reach(model: nn.Module, names: Iterable[str], x: Tensor) -> None
             with runtime.seeded(0, x.device):
                 z = call()
                 if z.requires_grad:
-                    z.square().mean().backward()
+                    z[z.isfinite()].square().mean().backward()
     pairs = [(score.grad, None if (grad := weights[name].grad) is None else
               (grad * model.get_parameter(name)).clamp(-1, 1)) for name, score in scores.items()]
     if all(found is None for found, _ in pairs):

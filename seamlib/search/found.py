@@ -18,7 +18,7 @@ from ..masks.masks import Masks, apply_masks
 from ..masks.norms import Norms, apply_norms
 from ..models import new_head
 from ..plain import plain
-from ..records import runtime
+from ..records import parameters, runtime
 
 Epoch = dict[str, float]
 
@@ -64,7 +64,7 @@ class Reengineered:
     def module(self, pick: str = "paper") -> nn.Module:
         """The re-engineered model as a plain module in eval mode: masked copy of the source, its
         batch norms as they adapted, then the head."""
-        runtime.check_choice("pick", pick, tuple(self.picks))
+        parameters.check_choice("pick", pick, tuple(self.picks))
         body = apply_norms(apply_masks(copy.deepcopy(self.source), self.picks[pick].masks), self.picks[pick].norms)
         return nn.Sequential(body, self._head(pick)).eval()
 

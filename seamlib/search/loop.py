@@ -134,7 +134,7 @@ class Run:
 
     def train(self, batches: Iterable[Batch], head_only: bool) -> Tensor:
         """One epoch: move the head and, unless `head_only`, the scores. Returns the mean of `losses`."""
-        sum_losses, n = torch.zeros((), device=self.device), 0
+        sum_losses, n, begun = torch.zeros((), device=self.device), 0, self.done
         self._train_mode(adapting=bool(self.norms) and not head_only)
         for x, y in batches:
             if self.done == 0 and y.dim() == 1:
@@ -151,8 +151,9 @@ class Run:
             losses = self.step(x.to(self.device), y.to(self.device), head_only)
             sum_losses = sum_losses + losses * y.shape[-1]  # labels [B]; of many problems [K, B]
             n += y.shape[-1]
-        if n == 0:
+        if self.norms and n == 0 < self.done - begun:
             raise ValueError("train has no batch of two images or more: batch norms that adapt need some")
+        checks.check_images(n, begun // (self.all_steps // self.search.epochs))
         self.head.eval()
         if self.norms:  # what is measured, and handed on, is scale and shift
             apply_norms(self.model, read_norms(self.trained))

@@ -129,8 +129,8 @@ class _Stack(Run):
                     masked = masked_weights(self.trained, scores, self.offsets)
                     stacked = vmap(self._features, randomness="different")(masked, x.expand(self.problems, *x.shape))
                     alone = call_with(self.trained, {name: t[0] for name, t in masked.items()}, x)
-                gradients = [torch.autograd.grad(z.float().square().mean(), list(scores.values()), retain_graph=True,
-                                                 allow_unused=True)
+                gradients = [torch.autograd.grad(z[z.isfinite()].float().square().mean(), list(scores.values()),
+                                                 retain_graph=True, allow_unused=True)
                              for z in (stacked[0], alone) if scores]
         except Exception:  # whatever vmap raises at an operation that it does not know
             return False

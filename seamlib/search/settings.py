@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ..records import runtime
+from ..records import parameters, runtime
 
 SCHEDULES = ("constant", "anneal")
 NORMS = ("frozen", "statistics", "affine")
@@ -38,7 +38,7 @@ class Search:
     temperature: float = 2.0  #: by which logits are divided under soft labels, > 0
 
     def __post_init__(self) -> None:
-        runtime.check_types(self)
+        parameters.check_types(self)
         for name, value, ok, allowed in (
             ("lr_mask", self.lr_mask, self.lr_mask > 0, "above 0"),
             ("lr_head", self.lr_head, self.lr_head > 0, "above 0"),
@@ -57,10 +57,10 @@ class Search:
                 raise ValueError(f"{name} is {value}: it must be {allowed}")
         if self.path is not None:
             self._check_path()
-        runtime.check_choice("schedule", self.schedule, SCHEDULES)
-        runtime.check_choice("norms", self.norms, NORMS)
-        runtime.check_choice("labels", self.labels, LABELS)
-        runtime.check_choice("precision", self.precision, runtime.PRECISIONS)
+        parameters.check_choice("schedule", self.schedule, SCHEDULES)
+        parameters.check_choice("norms", self.norms, NORMS)
+        parameters.check_choice("labels", self.labels, LABELS)
+        parameters.check_choice("precision", self.precision, runtime.PRECISIONS)
 
     def _check_path(self) -> None:
         path = self.path or ()

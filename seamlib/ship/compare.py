@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..records import runtime
+from ..plain import check_evaluating
+from ..records import parameters
 from ..trial import answer
 from . import export, timing
 
@@ -24,11 +25,14 @@ def latencies(models: Mapping[str, nn.Module], images: Iterable[Tensor], engines
 
     `models`: modules in eval mode on the CPU; `images`: batches, float32 [B, C, H, W] in [0, 1], each timed by itself.
     Engine torch runs on `device`, the others on the CPU, from ONNX files made for the batch. `rounds`, `threads`: as
-    for `timing.latency`. Raises ValueError for an engine that there is not, or that answers otherwise than torch.
+    for `timing.latency`. Raises ValueError for an engine that there is not, or that answers otherwise than torch, and,
+    before any is called, for a model that is in train mode.
     """
     engines = list(engines)
     for engine in engines:
-        runtime.check_choice("engine", engine, timing.ENGINES)
+        parameters.check_choice("engine", engine, timing.ENGINES)
+    for name, model in models.items():
+        check_evaluating(model, repr(name))
     there = set(engines) & set(timing.installed())
     found: dict[str, dict[str, dict[str, Any] | None]] = {engine: {} for engine in engines}
     for x in images:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..plain import plain
+from ..plain import check_evaluating, plain
 from ..trial import answer, copied
 
 
@@ -41,8 +41,7 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
     from .operators import Counted  # fvcore takes seconds to import
 
     model = plain(model)
-    if any(m.training for m in model.modules()):
-        raise ValueError(f"{type(model).__name__}, or a part of it, is in train mode: call model.eval() first")
+    check_evaluating(model)
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)  # what it warns of is returned instead
     with traceable(model) as traced:
         answer(traced, example)
@@ -75,17 +74,20 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
 def traceable(model: nn.Module) -> Iterator[nn.Module]:
     """Context of a copy of `model` that torch can trace; ValueError as `plain.plain`.
 
-    Attention runs as its single operators, not as one that nothing can count, and state that is no tensor is left out.
+    Attention runs as its single operators, not as one that nothing can count, an einsum multiplies its operands in
+    their order, and state that is no tensor is left out.
     """
     ready, before = copied(model), torch.backends.mha.get_fastpath_enabled()
     for module in ready.modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             module.get_extra_state = lambda: torch.empty(0)  # type: ignore[method-assign]
     torch.backends.mha.set_fastpath_enabled(False)
+    reorders, _ = torch.backends.opt_einsum.set_flags(_enabled=False)
     try:
         yield ready
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+        torch.backends.opt_einsum.set_flags(_enabled=reorders)
 
 
 def _count_tokens(tokens: dict[str, list[int]], name: str) -> Any:

@@ -13,6 +13,7 @@ from ..masks.masks import check_shapes
 from ..models import new_head
 from ..plain import plain
 from ..search.found import Pick, Reengineered
+from ..trial import first_line
 
 MASK, HEAD = "_mask", "module_head."
 
@@ -36,8 +37,8 @@ def import_seam(path: Path | str, source: nn.Module) -> Reengineered:
             warnings.simplefilter("ignore")  # that a damaged file looks like one of another protocol
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # what an unpickler meets in a damaged file may be anything
-        raise ValueError(f"{path} is not a whole file of tensors ({str(e).splitlines()[0] if str(e) else type(e)}): "
-                         "it must be a dict of tensors that torch.save wrote") from e
+        raise ValueError(f"{path} is not a whole file of tensors ({first_line(e)}): it must be a "
+                         "dict of tensors that torch.save wrote") from e
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path} holds a {type(content).__name__}: it must be a dict of tensors")
     masks, head = {}, {}

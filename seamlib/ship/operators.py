@@ -9,13 +9,18 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from fvcore.nn.jit_handles import get_shape
 
-WITHOUT = ("aten::prelu", "aten::index_put", "aten::index_put_", "aten::scatter")  # multiply-adds, whatever the shapes
+# By their names, whatever the shapes, in place or not: without multiply-adds; and products of matrices.
+WITHOUT = ("prelu", "view_as", "reshape_as", "index_put", "index_add", "index_copy", "scatter", "scatter_add",
+           "scatter_reduce", "masked_scatter", "select_scatter", "slice_scatter")
+PRODUCTS = ("addbmm", "cdist", "chain_matmul", "cholesky_solve", "linalg_lu_solve", "linalg_multi_dot", "linalg_solve",
+            "linalg_solve_triangular")
 
 
 class Counted(FlopCountAnalysis):
-    """fvcore's analysis, in which no operator that multiplies matrices is left out of the total: see `_might_multiply`.
+    """fvcore's analysis, which leaves out of the total no product of tensors that `_might_multiply` can tell.
 
-    Raises ValueError, with its name and place, at one that has no count.
+    Raises ValueError, with its name and place, at one that has no count. What is made of one matrix alone (its inverse,
+    its powers) is not counted, as other operators are that have no count.
     """
 
     def __init__(self, model: torch.nn.Module, example: torch.Tensor):
@@ -27,11 +32,17 @@ class Counted(FlopCountAnalysis):
         ignored = super()._should_ignore_node(node)
         if not ignored and _might_multiply(node):
             what = node.pyname() if node.kind() == "prim::PythonOp" else node.kind()
-            shapes = " and ".join(str(tuple(s)) for s in _shapes(node.inputs()))
+            shapes = " and ".join(str(tuple(s)) for s in _shapes(_operands(node)))
             raise ValueError(f"{what}, in {node.scopeName().split('/')[-1] or 'the model itself'!r}, makes {shapes} "
                              "one tensor and has no count, so that the total would be too low: write it as a linear "
                              "layer, a convolution or a product of matrices, or count the model without it")
         return ignored
+
+
+def _operands(node: Any) -> list[Any]:
+    """What it is given, lists of tensors one by one."""
+    return [v for given in node.inputs() for v in (
+        given.node().inputs() if given.node().kind() == "prim::ListConstruct" else [given])]
 
 
 def _shapes(values: Any) -> list[list[int]]:
@@ -40,9 +51,15 @@ def _shapes(values: Any) -> list[list[int]]:
 
 
 def _might_multiply(node: Any) -> bool:
-    """Whether it makes one of two or more tensors, and not by torch's own code element by element."""
+    """Whether it makes one of two or more tensors, and not by torch's own code element by element.
+
+    Of torch's own code the shapes say which that is, but for names in WITHOUT and PRODUCTS.
+    """
     inputs, outputs = _shapes(node.inputs()), _shapes(node.outputs())
-    if len(inputs) < 2 or not outputs or node.kind() in WITHOUT:
+    name = node.kind().removeprefix("aten::").removesuffix("_")
+    if name in PRODUCTS:
+        return True
+    if len(inputs) < 2 or not outputs or name in WITHOUT:
         return False
     try:
         return node.kind().startswith("prim::") or list(torch.broadcast_shapes(*inputs)) != outputs[0]
@@ -70,7 +87,7 @@ def _outer(inputs: list[Any], outputs: list[Any]) -> int:
 
 
 def _einsum(inputs: list[Any], outputs: list[Any]) -> int:
-    """Operands one after the other, as torch multiplies them: each pair costs the product of all sizes of the two."""
+    """Operands one after the other, as torch alone multiplies them: each pair costs the product of all their sizes."""
     terms, arrow, result = inputs[0].toIValue().replace(" ", "").partition("->")
     shapes = [get_shape(v) for v in inputs[1].node().inputs()]
     letters = [_spelt(term, len(shape)) for term, shape in zip(terms.split(","), shapes, strict=True)]
@@ -78,7 +95,8 @@ def _einsum(inputs: list[Any], outputs: list[Any]) -> int:
     for term, shape in zip(letters, shapes, strict=True):
         for letter, n in zip(term, shape, strict=True):
             sizes[letter] = max(n, sizes.get(letter, 1))
-    kept = set(_spelt(result, len(get_shape(outputs[0])))) if arrow else {c for c in sizes if terms.count(c) == 1}
+    kept = set(_spelt(result, len(get_shape(outputs[0])))) if arrow else {
+        c for c in sizes if c.isdigit() or terms.count(c) == 1}
     total, current = 0, set(letters[0])
     for i, term in enumerate(letters[1:], 2):
         current |= set(term)

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..records import runtime
+from ..plain import check_evaluating
+from ..records import parameters
 from ..trial import first_line
 
 ENGINES = ("torch", "onnxruntime", "deepsparse")
@@ -52,9 +53,9 @@ def latency(models: Mapping[str, nn.Module | Path], x: Tensor, engine: str, *, e
     `rounds` rounds; in each every model is called once, first to last and last to first in turn. `threads`: default,
     all physical cores that this process may use. With torch, models and `x` may be on a GPU. Raises ModuleNotFoundError
     for an engine that is not installed, FileNotFoundError for an ONNX file that is not there, ValueError for bad
-    arguments, or a model that cannot be run on `x`.
+    arguments, or a model that is in train mode or cannot be run on `x`.
     """
-    runtime.check_choice("engine", engine, ENGINES)
+    parameters.check_choice("engine", engine, ENGINES)
     if engine not in installed():
         raise ModuleNotFoundError(f"engine {engine!r} is not installed: {INSTALL[engine]}; here are "
                                   f"{', '.join(installed())}")
@@ -103,8 +104,7 @@ def _compiled(name: str, model: nn.Module | Path, x: Tensor, engine: str, thread
         raise ValueError(f"{name!r} is a {type(model).__name__}: engine torch takes modules, onnxruntime and "
                          "deepsparse take the ONNX files that seamlib.export_onnx writes")
     if isinstance(model, nn.Module):
-        if model.training:
-            raise ValueError(f"{name!r} is in train mode: call model.eval() first")
+        check_evaluating(model, repr(name))
         return lambda: model(x).cpu()  # waits for the GPU, if it is one
     if not Path(model).is_file():
         raise FileNotFoundError(f"{name!r} has no file at {model}: write it with seamlib.export_onnx")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..evaluate import measuring
-from ..plain import plain
+from ..plain import check_evaluating, plain
 from ..trial import answer
 from .channels import ChannelGraph, Shift, channel_graph
 
@@ -49,8 +49,7 @@ def compact(model: nn.Module, example: Tensor, *, multiple: int = 1) -> tuple[nn
     if type(multiple) is not int or multiple < 1:
         raise ValueError(f"multiple is {multiple!r}: it must be 1 (nothing dead stays) or more, such as 16")
     model = plain(model)
-    if any(m.training for m in model.modules()):
-        raise ValueError(f"{type(model).__name__}, or a part of it, is in train mode: call model.eval() first")
+    check_evaluating(model)
     channels, examples = channel_graph(model, example)
     rewriting = _Rewriting(channels)
     rewriting.fill_up(multiple)

@@ -19,8 +19,8 @@ CELLS = [  # notebook, parameters, words
     ("direct_binary", "epochs=", "is '': it must be of type int"),
     ("direct_binary", "epochs=true", "is 'true': it must be of type int"),
     ("direct_binary", "epochs=[1,2]", "is '[1,2]': it must be of type int"),
-    ("direct_binary", "seed=99999999999", "of less than 32 bits"),
-    ("direct_binary", "seed=" + "9" * 5000, "of less than 32 bits"),
+    ("direct_binary", "seed=99999999999", "a whole number of at most 32 bits"),
+    ("direct_binary", "seed=" + "9" * 5000, "a whole number of at most 32 bits"),
     ("direct_binary", "alpha=nan", "'alpha' of direct_binary is 'nan': it must be of type float, a finite number"),
     ("direct_binary", "alpha=inf", "a finite number"),
     ("direct_binary", "alpha=.inf", "a finite number"),
@@ -175,6 +175,12 @@ def test_a_command_that_cannot_be_right_says_so_in_one_line(typed, words, capsys
     assert words in said(capsys)
 
 
+def test_a_single_cell_has_no_number_of_jobs(capsys):
+    with pytest.raises(SystemExit):
+        run.main(["cell", "direct_binary", "--jobs", "2"])
+    assert "unrecognized arguments: --jobs 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("notebook", sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb")))
 def test_checks_need_no_data_and_write_nothing(notebook, tmp_path):
     places = {"data": f"{tmp_path}/nowhere", "runs": f"{tmp_path}/nowhere", "commit": "c"}
@@ -220,6 +226,9 @@ def test_values_of_a_preset_are_what_a_person_means_or_refused(cell, words, tmp_
     ("mine: [[]]", "has a stage without a cell"), ("mine: [direct_binary]", "must be a mapping of notebook and"),
     ("mine: [{notebook: nope}]", "unknown notebook 'nope'"),
     ("mine: [{notebook: direct_binary, parameter: {epochs: 1}}]", "must be a mapping of notebook and parameters"),
+    ("mine: [{notebook: direct_binary, parameters: epochs}]", "must be a mapping of notebook and parameters"),
+    ("mine: [{notebook: direct_binary, parameters: [1, 2]}]", "must be a mapping of notebook and parameters"),
+    ("mine: [{notebook: ship, parameters: {record: [a, 'records:nope*']}}]", "no record matches 'nope*'"),
     ("mine: [{notebook: ship, parameters: {record: 'records:direct_*/nope*'}}]", "no record matches 'direct_*/nope*'"),
 ])
 def test_a_preset_that_says_nothing_or_something_else_is_refused(text, words, tmp_path, monkeypatch, capsys):
@@ -230,6 +239,28 @@ def test_a_preset_that_says_nothing_or_something_else_is_refused(text, words, tm
     monkeypatch.setattr(cells, "ROOT", tmp_path)
     assert run.main(["grid", "mine"]) == 1
     assert words in said(capsys)
+
+
+@pytest.mark.parametrize("parameters", ["", " {}"])
+def test_a_preset_without_parameters_has_the_defaults(parameters, tmp_path, monkeypatch):
+    import cells
+
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns("*.py", "grid.yml"))
+    text = f"mine:\n  - notebook: direct_binary\n    parameters:{parameters}\n"
+    (tmp_path / "notebooks" / "grid.yml").write_text(text)
+    monkeypatch.setattr(cells, "ROOT", tmp_path)
+    assert cells.cells("mine", {}) == [[("direct_binary", run.checked("direct_binary", {}))]]
+
+
+def test_a_list_may_hold_records_by_their_pattern_beside_names(tmp_path, monkeypatch):
+    import cells
+
+    monkeypatch.setattr(cells, "KEPT", tmp_path)
+    for name in ("a1", "a2", "b"):
+        (tmp_path / f"{name}.json").touch()
+    assert cells._values(["mine", "records:a*", "records:b"]) == ["mine", "a1", "a2", "b"]
+    assert cells._values("records:a*") == ["a1", "a2"]
+    assert cells._values([[1], 2]) == [[1], 2]
 
 
 def test_one_bad_cell_of_a_grid_stops_it_before_the_first_runs(capsys, monkeypatch):
@@ -342,6 +373,13 @@ def test_a_record_counts_while_what_it_was_made_from_is_what_is_there(trained, c
     assert run.finished("direct_binary", parameters) is None
     assert "runs again, its record is of other things" in (said := capsys.readouterr().out)
     assert "was made with weights" in said
+
+
+def test_a_record_whose_images_are_not_at_hand_is_not_said_to_be_of_others(trained, tree, capsys):
+    parameters, _ = trained
+    tree.rename(tree.with_name("elsewhere"))
+    assert run.finished("direct_binary", parameters) is None
+    assert "runs again, its record cannot be compared with what is there: " in capsys.readouterr().out
 
 
 def test_a_record_does_not_count_once_an_image_is_another(trained, tree, capsys):

@@ -1,8 +1,10 @@
 """What the library is given and cannot use: one ValueError that names the value and the cure, before any long work."""
 
 import copy
+import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -48,6 +50,17 @@ class Wrap(nn.Module):
 
     def forward(self, x):
         return self.how(self, x)
+
+
+class Fails(nn.Linear):
+    """A head that takes nothing."""
+
+    def __init__(self, error):
+        super().__init__(5, 2)
+        self.error = error
+
+    def forward(self, z):
+        raise self.error
 
 
 def made(change):
@@ -225,6 +238,38 @@ class Endless:
         return iter(DATA)
 
 
+class Once:
+    """Batches with a length, which a first pass uses up."""
+
+    def __init__(self):
+        self.left = iter(DATA)
+
+    def __len__(self):
+        return len(DATA)
+
+    def __iter__(self):
+        return self.left
+
+
+class Iterates(Once):
+    def __next__(self):
+        return next(self.left)
+
+
+@pytest.mark.parametrize("door", [
+    lambda train: search(train=train, setting=dataclasses.replace(SEARCH, epochs=2)),
+    lambda train: search(train=train, setting=dataclasses.replace(SEARCH, epochs=2, norms="affine")),
+    lambda train: search(train=train, setting=dataclasses.replace(SEARCH, epochs=2), names=()),
+    lambda train: reengineer_many(net(), [head()], [train], [DATA], dataclasses.replace(SEARCH, epochs=2)),
+    lambda train: finetune(train=train, setting=seamlib.Training(epochs=2)),
+], ids=["search", "search, norms adapt", "search, head alone", "many", "finetune"])
+def test_batches_that_can_be_passed_over_only_once(door):
+    with pytest.raises(ValueError, match="train is a Iterates, which can be passed over only once: give a list or a D"):
+        door(Iterates())
+    with pytest.raises(ValueError, match="train gave no image in epoch 1: it must give its batches in each pass"):
+        door(Once())
+
+
 @pytest.mark.parametrize(("call", "words"), [
     (lambda: search(train=iter(DATA)), "train is a list_iterator without a length"),
     (lambda: search(train=(b for b in DATA)), "train is a generator without a length: give a list or a DataLoader"),
@@ -239,11 +284,15 @@ class Endless:
     (lambda: finetune(val=iter(DATA)), "val is a list_iterator"),
     (lambda: reengineer_many(net(), [head()], [[]], [DATA], SEARCH), "train has no batch"),
     (lambda: seamlib.accuracy(net(), []), "no sample to measure accuracy on"),
+    (lambda: seamlib.inheritance(net(), [(X, Y)], [X[:1]]), "changed has a batch of 1 for one of 4 images"),
     (lambda: finetune(train=[(X[:, :2], Y)]), r"Sequential does not take float32 images of shape \[2, 2, 6, 6\]"),
     (lambda: finetune(train=[(X * NAN, Y)]), "the model returns NaN: look for it in the images"),
     (lambda: search(val=[(X * INF, Y)]), "the model returns NaN"),
     (lambda: finetune(Wrap(lambda m, x: {"logits": m.net(x)})), "the model returns a dict"),
     (lambda: search(top=nn.Linear(7, 2)), r"the head does not take what Sequential returns, \[1, 5\]"),
+    (lambda: search(top=Fails(AssertionError())), "the head does not take what .*: AssertionError; give one"),
+    (lambda: search(top=Fails(KeyError("logits"))), "the head does not take what Sequential .*: 'logits'; give one"),
+    (lambda: search(top=Fails(RuntimeError())), "the head does not take what Sequential .*: RuntimeError; give one"),
     (lambda: search(top=nn.Linear(5, 1)), "train has an image of label 1, and the head has 1 output"),
     (lambda: search(top=nn.Unflatten(1, (5, 1))), r"the model returns \[1, 5, 1\] for 1 image"),
     (lambda: search(top=nn.ReLU(), setting=seamlib.Search(epochs=1)), "the head has no weight that can be trained"),
@@ -332,7 +381,7 @@ def test_a_count_is_whole_in_every_setting(kind, field, value):
     (lambda: settings(seamlib.Attack, normalised=1), "normalised is 1: it must be True or False"),
     (lambda: settings(seamlib.Attack, eps=0.0), "eps is 0.0: it must be above 0"),
     (lambda: settings(seamlib.Attack, eps=-1.0), "eps is -1.0"),
-    (lambda: settings(seamlib.Attack, step=0), "step is 0: it must be above 0"),
+    (lambda: settings(seamlib.Attack, step=0), "step is 0.0: it must be above 0"),
     (lambda: settings(seamlib.Attack, low=1.0), "high is 1.0: it must be above low, 1.0"),
     (lambda: settings(seamlib.Attack, iterations=0), "iterations is 0: it must be 1 or more"),
     (lambda: seamlib.attack("pixel", eps=INF), "eps is inf: it must be a finite number"),
@@ -348,6 +397,18 @@ def test_settings(call, words):
 @pytest.mark.parametrize(("field", "value"), [("lr_mask", 1), ("alpha", 0), ("target_accuracy", None), ("epochs", 3)])
 def test_a_whole_number_is_a_number_too(field, value):
     assert getattr(seamlib.Search(**{field: value}), field) == value
+
+
+def test_numbers_of_numpy_become_pythons_own_so_that_a_checkpoint_or_a_key_can_say_them(tmp_path):
+    one, two = np.float32(1), np.int64(2)
+    setting = seamlib.Search(alpha=one, epochs=two, path=[one, two], lr_mask=np.float32(0.5), head_only_every=0)
+    assert repr(setting) == repr(seamlib.Search(alpha=1.0, epochs=2, path=(1.0, 2.0), lr_mask=0.5, head_only_every=0))
+    assert len(search(setting=setting, checkpoint=tmp_path / "search").front) == 2
+    training = seamlib.Training(lr=np.float32(0.5), lr_output=None, epochs=two, seed=two)
+    assert repr(training) == repr(seamlib.Training(lr=0.5, epochs=2, seed=2))
+    assert len(finetune(setting=training, checkpoint=tmp_path / "training")[1]) == 2
+    assert seamlib.Search(alpha=1) == seamlib.Search(alpha=1.0)
+    assert repr(seamlib.Search(alpha=1)) == repr(seamlib.Search(alpha=1.0))
 
 
 def test_a_bad_argument_leaves_the_callers_random_numbers_and_models_alone():

@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import seamlib
+from seamlib.ship import latencies
 from seamlib.structure import channel_groups
 
 IMAGES = torch.zeros(2, 3, 8, 8)
@@ -112,15 +113,15 @@ EXAMPLES = {  # (model, example) -> what the error says
     "array": (net, IMAGES.numpy(), "the example is a ndarray: it must be one tensor"),
     "no_image": (net, IMAGES[:0], r"the example is a \(0, 3, 8, 8\): .* at least one image"),
     "number": (net, torch.tensor(1.0), r"the example is a \(\): it must be one tensor"),
-    "one_channel": (net, IMAGES[:, :1], r"does not take an example of shape \(2, 1, 8, 8\)"),
-    "small": (net, IMAGES[:, :, :2, :2], r"does not take an example of shape \(2, 3, 2, 2\)"),
-    "large": (net, torch.zeros(2, 3, 9, 9), r"does not take an example of shape \(2, 3, 9, 9\)"),
-    "double": (net, IMAGES.double(), "does not take an example of .*float64"),
-    "bytes": (net, IMAGES.byte(), "does not take an example of .*uint8"),
+    "one_channel": (net, IMAGES[:, :1], r"does not take float32 images of shape \[2, 1, 8, 8\]"),
+    "small": (net, IMAGES[:, :, :2, :2], r"does not take float32 images of shape \[2, 3, 2, 2\]"),
+    "large": (net, torch.zeros(2, 3, 9, 9), r"does not take float32 images of shape \[2, 3, 9, 9\]"),
+    "double": (net, IMAGES.double(), "does not take float64 images of shape"),
+    "bytes": (net, IMAGES.byte(), "does not take uint8 images of shape"),
     "logits_in_a_dict": (lambda: Says(lambda z: {"logits": z}).eval(), IMAGES, "returns a dict, not a tensor"),
     "logits_in_a_tuple": (lambda: Says(lambda z: (z, z)).eval(), IMAGES, "returns a tuple, not a tensor"),
     "nothing": (lambda: Says(lambda z: None).eval(), IMAGES, "returns a NoneType, not a tensor"),
-    "forward_fails": (lambda: Says(fails).eval(), IMAGES, "does not take an example .*labels"),
+    "forward_fails": (lambda: Says(fails).eval(), IMAGES, "does not take float32 images .*labels"),
 }
 
 
@@ -143,6 +144,18 @@ def test_train_mode_of_all_or_a_part(part):
     for call in (seamlib.flops, seamlib.compact):
         with pytest.raises(ValueError, match="or a part of it, is in train mode: call model.eval"):
             call(model, IMAGES)
+    for time in (lambda engine: seamlib.latency({"m": model}, IMAGES, engine, expected={"m": net()(IMAGES)}),
+                 lambda engine: latencies({"m": model}, [IMAGES], [engine])):
+        with pytest.raises(ValueError, match="'m', or a part of it, is in train mode: call model.eval"):
+            time("torch")
+
+
+def test_a_model_in_train_mode_keeps_its_averages_when_its_latency_is_refused():
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten())
+    with pytest.raises(ValueError, match="'m', or a part of it, is in train mode: call model.eval"):
+        latencies({"good": net(), "m": model}, [IMAGES + 1], ["onnxruntime"])
+    assert model[0].num_batches_tracked == 0
+    assert not model[0].running_mean.any()
 
 
 @pytest.mark.parametrize("multiple", [0, -16, 2.5, 16.0, "16", None, True])

@@ -66,6 +66,12 @@ def test_a_notebooks_parameters_are_of_the_types_that_it_annotates():
         records.given({**names, "n": 3.5})
 
 
+def test_least():
+    records.check_least(0, a=0, b=3)
+    with pytest.raises(ValueError, match="b is -1: it must be 0 or more"):
+        records.check_least(0, a=0, b=-1)
+
+
 def test_lists():
     assert records.listed("sizes", "16, 01", "int") == [16, 1]
     with pytest.raises(ValueError, match=r"a value of sizes \('16,'\) is '': it must be of type int"):

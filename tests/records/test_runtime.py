@@ -71,12 +71,6 @@ def test_the_project_is_around_the_working_directory_else_where_the_library_is(t
     assert runtime.project(tmp_path) == tmp_path
 
 
-def test_least():
-    runtime.check_least(0, a=0, b=3)
-    with pytest.raises(ValueError, match="b is -1: it must be 0 or more"):
-        runtime.check_least(0, a=0, b=-1)
-
-
 def test_seeded_gives_the_generator_back():
     before = torch.get_rng_state()
     with runtime.seeded(3, torch.device("cpu")):

@@ -89,6 +89,17 @@ def test_heads_of_different_classes_are_each_its_own(model, three):
         assert [e["loss"] for e in ours.history] == pytest.approx([e["loss"] for e in alone.history], rel=1e-4)
 
 
+def test_a_model_that_rules_a_class_out_by_minus_infinity_is_stacked(model, three, monkeypatch):
+    class Without(nn.Module):
+        def forward(self, z):
+            return z + torch.tensor([0.0, -torch.inf, 0.0])
+    _, trains, vals = three
+    heads = [evaluate.RestrictedHead(evaluate.Restrict([0, 2]), 2) for _ in range(3)]
+    monkeypatch.setattr(many, "one_by_one", lambda *given, **how: pytest.fail("they were searched one by one"))
+    found = many.together(nn.Sequential(model, Without()).eval(), heads, trains, vals, SEARCH)
+    assert all(f.history[-1]["kept"] < 1 for f in found)
+
+
 def test_a_search_that_is_over_waits_for_the_others(model, three):
     heads, trains, vals = three
     search = Search(epochs=14, head_only_every=0, lr_mask=0.05, alpha=0.02, max_removed=0.3)

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -191,6 +193,7 @@ class Calls(nn.Module):
     (lambda m, x: torch.einsum("bi,ij->ij", x, m.weight), (2, 3), 2 * 12),
     (lambda m, x: torch.einsum("...i,ij,kj->...k", x, m.weight, torch.ones(6, 4)), (2, 5, 3), 10 * (12 + 24)),
     (lambda m, x: torch.einsum("bi,ij,kj", x, m.weight, torch.ones(6, 4)), (2, 3), 2 * (12 + 24)),
+    (lambda m, x: torch.einsum("...ij,jk,lk", x, m.weight, torch.ones(6, 4)), (2, 5, 3), 10 * (12 + 24)),
 ])
 def test_products_of_matrices_and_vectors_by_hand(call, shape, count):
     found = cost.flops(Calls(call).eval(), torch.rand(shape))
@@ -249,8 +252,16 @@ class Product(torch.autograd.Function):
     (lambda m, x: Product.apply(x, m.weight), "Product"),
     (lambda m, x: Product.apply(x, m.weight[:, :3]), "Product"),
     (lambda m, x: torch.addbmm(torch.zeros(5, 4), x[None], m.weight[None]), "aten::addbmm"),
+    (lambda m, x: torch.cdist(x[:3], x[:3]), "aten::cdist"),  # the result is of the operands' shape
+    (lambda m, x: torch.linalg.solve(x[:3] + torch.eye(3), m.weight[:, :3]), "aten::linalg_solve"),
+    (lambda m, x: torch.linalg.solve_triangular(x[:3] + torch.eye(3), m.weight[:, :3], upper=True),
+     "aten::linalg_solve_triangular"),
+    (lambda m, x: torch.linalg.multi_dot([x, m.weight, m.weight.T]),
+     r"aten::linalg_multi_dot, in 'the model itself', makes \(5, 3\) and \(3, 4\) and \(4, 3\) one tensor"),
+    (lambda m, x: torch.chain_matmul(x, m.weight), r"makes \(5, 3\) and \(3, 4\) one tensor"),
     (lambda m, x: m.layer(x[None, :3, :, None].expand(1, 3, 3, 3), torch.zeros(1, 18, 3, 3)), "torchvision::deform"),
 ])
+@pytest.mark.filterwarnings("ignore:torch.chain_matmul is deprecated")
 def test_what_multiplies_and_has_no_count_is_refused_with_its_name(call, what):
     import torchvision
 
@@ -266,6 +277,34 @@ def test_what_multiplies_and_has_no_count_is_refused_with_its_name(call, what):
 def test_layers_without_a_product_are_no_reason_to_refuse(layer):
     found = cost.flops(nn.Sequential(layer, nn.Conv1d(3, 2, 1)).eval(), torch.rand(2, 3, 4))
     assert set(found.by_layer) == {"1"}
+
+
+ROWS = torch.tensor([0, 2])
+
+
+@pytest.mark.parametrize("call", [
+    lambda m, x: m.weight.view_as(x), lambda m, x: m.weight.reshape_as(x),
+    lambda m, x: m.weight.index_add(0, ROWS, x[0, :, :2].T), lambda m, x: m.weight.index_copy(0, ROWS, x[0, :, :2].T),
+    lambda m, x: m.weight.clone().index_add_(0, ROWS, x[0, :, :2].T),
+    lambda m, x: m.weight.scatter_add(0, ROWS[None], x[0]), lambda m, x: m.weight.scatter(0, ROWS[None], x[0]),
+    lambda m, x: m.weight.clone().scatter_(0, ROWS[None], x[0]),
+    lambda m, x: m.weight.scatter_reduce(0, ROWS[None], x[0], "amax"),
+    lambda m, x: m.weight.masked_scatter(m.weight > 0.5, x), lambda m, x: m.weight.select_scatter(x[0, :, 0], 0, 1),
+    lambda m, x: m.weight.slice_scatter(x[0, :, :2].T, 0, 0, 2),
+])
+def test_operators_that_move_numbers_are_no_reason_to_refuse(call):
+    assert cost.flops(Calls(call).eval(), torch.rand(1, 4, 3)).dense == 0
+
+
+def test_an_einsum_is_counted_in_the_order_of_its_operands_whatever_would_reorder_them(monkeypatch):
+    flags = torch.backends.opt_einsum.m  # as if opt_einsum, which looks for a cheaper order, were installed
+    reorder = SimpleNamespace(contract_path=lambda *operands, **how: pytest.fail("another order was looked for"))
+    for name, value in (("is_available", lambda: True), ("get_opt_einsum", lambda: reorder), ("enabled", True),
+                        ("strategy", "auto")):
+        monkeypatch.setattr(flags, name, value)
+    model = Calls(lambda m, x: torch.einsum("bi,ij,kj->bk", x, m.weight, torch.ones(6, 4))).eval()
+    assert cost.flops(model, torch.rand(2, 3)).dense == 2 * (12 + 24)
+    assert torch.backends.opt_einsum.enabled is True
 
 
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager"),

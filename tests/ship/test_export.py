@@ -79,7 +79,7 @@ def test_a_failed_export_leaves_what_was_there(tmp_path):
             raise RuntimeError("no")
     path = tmp_path / "model.onnx"
     path.write_text("before")
-    with pytest.raises(ValueError, match="Odd does not take an example of shape .*: no$"):
+    with pytest.raises(ValueError, match="Odd does not take float32 images of shape .*: no$"):
         export.export_onnx(Odd(), torch.rand(1, 2), path)
     assert path.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]

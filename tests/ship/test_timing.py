@@ -39,6 +39,14 @@ def test_torch_is_timed_in_order_and_leaves_the_threads_alone(pair):
     json.dumps(dataclasses.asdict(found), allow_nan=False)
 
 
+def test_a_wrapper_that_says_train_around_a_model_in_eval_mode_is_timed(pair):
+    models, x, expected = pair
+    wrapped = {"one": nn.DataParallel(models["one"]), "two": torch.jit.script(models["two"])}
+    assert wrapped["one"].training
+    found = timing.latency(wrapped, x, "torch", expected=expected, rounds=1)
+    assert found.by_model["one"]["median"] > 0
+
+
 def test_models_alternate_after_the_warm_up(pair):
     _, x, _ = pair
     calls = []
@@ -88,7 +96,7 @@ def test_bad_arguments_say_what_is_allowed(pair, tmp_path, monkeypatch):
         timing.latency({"one": tmp_path}, x, "torch", expected=expected)
     with pytest.raises(ValueError, match="expected has no output for two: give torch's output"):
         timing.latency(models, x, "torch", expected={"one": expected["one"]})
-    with pytest.raises(ValueError, match="'two' is in train mode: call model.eval"):
+    with pytest.raises(ValueError, match="'two', or a part of it, is in train mode: call model.eval"):
         timing.latency({**models, "two": copy.deepcopy(models["two"]).train()}, x, "torch", expected=expected)
     monkeypatch.setattr(timing, "installed", lambda: ("torch",))
     missing = r"engine 'deepsparse' is not installed: pip install deepsparse==1.8.0 'numpy<2' .*; here are torch"

@@ -224,7 +224,7 @@ class Reads(nn.Module):
 def test_bad_input():
     with pytest.raises(ValueError, match=r"Reads cannot be traced by torch\.fx .*must not depend on the values"):
         compact(Reads().eval(), torch.rand(1, 1))
-    with pytest.raises(ValueError, match=r"LeNet does not take an example of shape \(1, 3, 28, 28\)"):
+    with pytest.raises(ValueError, match=r"LeNet does not take float32 images of shape \[1, 3, 28, 28\]"):
         compact(models.build("lenet-mnist5k").eval(), torch.rand(1, 3, 28, 28))
     with pytest.raises(ValueError, match="multiple is 0: it must be 1 .* or more, such as 16"):
         compact(nn.Linear(1, 1).eval(), torch.rand(1, 1), multiple=0)
@@ -313,5 +313,5 @@ def test_a_model_that_answers_no_number_of_images_but_one_is_refused():
 
         def forward(self, x):
             return self.layer(x.reshape(1, 4))
-    with pytest.raises(ValueError, match=r"One does not take an example of shape \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"One does not take float32 images of shape \[2, 4\]"):
         compact(One().eval(), torch.rand(1, 4))
