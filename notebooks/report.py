@@ -157,7 +157,7 @@ def told(found: Iterable[records.Record]) -> dict[str, float]:
     seconds = [r.results["search_seconds"] for r in found if r.results["search_seconds"]]
     return said | {
         "problems": len(found), "epochs": found[0].parameters["epochs"],
-        "minutes": statistics.fmean(seconds) / 60 if seconds else math.nan,
+        "minutes": statistics.median(seconds) / 60 if seconds else math.nan,
         "paper-kept": statistics.fmean(r.results["kept_fraction"]["paper"] for r in found),
         **{f"{control}-reached": sum(r.results["no_loss"][control] is not None for r in found)
            for control in ("all", "restricted")}}
