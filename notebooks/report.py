@@ -295,22 +295,26 @@ def ablation(preset: str, notebook: str, varied: Iterable[str] = ("target_superc
     """A row a setting of `preset`, by what it changes in the first of its cells; `varied` says what makes a problem.
 
     Means over the problems, in points above the restricted original: at SHARE, and over the front from 5 to 50% of the
-    weights; `smallest`, the share that its last point keeps. Searches of a single alpha are the points of one front.
+    weights; `smallest`, the share that its last point keeps. Searches of a single alpha are the points of one front. A
+    setting of which a cell has not been run is left out: means over other problems are not to be compared.
     """
     cells = [p for stage in run.cells(preset, {}) for book, p in stage if book == notebook]
     found = {records.key(r.parameters): r for r in of_preset(preset, notebook)}
-    groups: dict[str, dict[str, list[records.Record]]] = {}
+    groups: dict[str, list[records.Record | None]] = {}
     for p in cells:
-        if (r := found.get(records.key(p))) is not None:
-            apart = "," not in p["path"]
-            ignored = {*varied, *(("path", "epochs") if apart else ())}
-            changes = [f"{k} {v}" for k, v in p.items() if v != cells[0][k] and k not in ignored]
-            label = "each alpha by itself" if apart else ", ".join(changes) or "default"
-            groups.setdefault(label, {}).setdefault(r.task, []).append(r)
+        apart = "," not in p["path"]
+        ignored = {*varied, *(("path", "epochs") if apart else ())}
+        changes = [f"{k} {v}" for k, v in p.items() if v != cells[0][k] and k not in ignored]
+        label = "each alpha by itself" if apart else ", ".join(changes) or "default"
+        groups.setdefault(label, []).append(found.get(records.key(p)))
     rows = []
-    for label, tasks in groups.items():
-        fronts = [dataclasses.replace(of[0], results={**of[0].results, "front": [
-            p for r in of for p in r.results["front"]]}) for of in tasks.values()]
+    for label, of in groups.items():
+        whole = [r for r in of if r is not None]
+        if len(whole) < len(of):
+            continue
+        fronts = [dataclasses.replace(r, results={**r.results, "front": [
+            p for other in whole if other.task == r.task for p in other.results["front"]]})
+            for r in {r.task: r for r in whole}.values()]
         above = {share: statistics.fmean(100 * (at(r, share) - r.results["accuracy"]["original_restricted"])
                                          for r in fronts) for share in (SHARE, *WIDE)}
         rows.append({"setting": label, "problems": len(fronts), "5% to 50%: points": statistics.fmean(

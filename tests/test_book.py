@@ -137,7 +137,7 @@ def test_accuracy_at_a_share_lies_on_the_logarithmic_line_between_two_points():
 def test_an_ablation_has_a_row_a_setting_and_joins_searches_of_single_alphas(monkeypatch):
     first = {"path": "1,2", "epochs": 8, "norms": "affine", "target_superclass_idx": 0}
     cells = [first, {**first, "target_superclass_idx": 1}, {**first, "norms": "frozen"},
-             {**first, "path": "1", "epochs": 4}, {**first, "path": "2", "epochs": 4}]
+             {**first, "path": "1", "epochs": 4}, {**first, "path": "2", "epochs": 4}, {**first, "norms": "statistics"}]
 
     def record(parameters, points):
         front = [{"kept": kept, "accuracy": accuracy} for kept, accuracy in points]
@@ -146,7 +146,7 @@ def test_an_ablation_has_a_row_a_setting_and_joins_searches_of_single_alphas(mon
                               {"kind": "cpu"}, 1.0, {})
     flat = [(0.6, 0.8), (0.02, 0.8)]
     found = [record(p, points) for p, points in zip(cells, [flat, [(0.6, 0.7), (0.04, 0.7)], [(0.6, 0.6), (0.01, 0.6)],
-                                                            flat[:1], flat[1:]], strict=True)]
+                                                            flat[:1], flat[1:]], strict=False)]  # the last was not run
     monkeypatch.setattr(report.run, "cells", lambda *_: [[("direct_multiclass", p) for p in cells]])
     monkeypatch.setattr(report, "of_preset", lambda *_: found)
     table = report.ablation("x", "direct_multiclass").set_index("setting")
