@@ -142,7 +142,7 @@ def told(found: Iterable[records.Record]) -> dict[str, float]:
     values = table[FRONT].assign(**{"at-all: points": [
         100 * (at(r) - r.results["accuracy"]["original_all"]) for r in found]})
     short = {c: c.replace(f" {SHARE:.2%}", "").replace(": ", "-") for c in values}
-    said = {name: float(values[c].mean()) for c, name in short.items()}
+    said = {name: round(float(values[c].mean()), 12) + 0.0 for c, name in short.items()}  # no -0.00
     said |= {f"{name}-se": float(values[c].sem()) for c, name in short.items()}
     said |= {f"{name}-median": float(values[c].median()) for c, name in short.items() if name.endswith("kept")}
     said |= {name.replace("_", "-"): statistics.fmean(r.results["accuracy"][name] for r in found)
