@@ -425,7 +425,7 @@ def targets(results: Mapping[str, Any], kind: str) -> list[tuple[str, str, str]]
                   f"{step['speedup']:.2f}" if kind == "cpu" else unmeasured),
                  (f"{name}: a step, more time than plain training", "≤ 8%",
                   f"{step['overhead']:+.1%}" if kind == "cpu" else unmeasured)]
-    single, mask = steps["resnet20, batch 64"]["speedup"], to_a_mask()
+    single, mask = steps["resnet20, batch 64"]["speedup"], kept_at_no_loss()
     times = f"{whole_search(results):.0f} for the whole path" if kind == "cpu" and "whole" in results else unmeasured
     return [*rows, ("ResNet20: to 12% kept at no loss, times as fast as published", "≥ 10", times),
             ("ResNet20: what the mean of that path's fronts keeps at no loss", "≤ 12%", mask),
@@ -435,7 +435,7 @@ def targets(results: Mapping[str, Any], kind: str) -> list[tuple[str, str, str]]
              f"{many['one by one'] / many['together']:.2f}" if kind == "cuda" else unmeasured)]
 
 
-def to_a_mask(preset: str = "cifar10") -> str:
+def kept_at_no_loss(preset: str = "cifar10") -> str:
     """What the fronts of the default keep at no loss against the original over all outputs, and how that differs."""
     table = front_rows(of_preset(preset, "direct_binary"))
     if table.empty:

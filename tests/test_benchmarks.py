@@ -50,7 +50,7 @@ def test_the_table_of_targets_measures_only_what_this_kind_of_device_can_answer(
     results = {"steps": steps, "growth": {"problems": [{"problems": 10, "one by one": 6.0, "together": 1.0}]},
                "whole": {"published": [1.0, 2.0, 9.0], "default": [0.5, 0.5, 7.0]}}
     on = {kind: [value for _, _, value in report.targets(results, kind)] for kind in ("cpu", "cuda")}
-    mask, whole = report.to_a_mask(), 300 * 2.0 / (30 * 0.5)  # the epochs of the two presets
+    mask, whole = report.kept_at_no_loss(), 300 * 2.0 / (30 * 0.5)  # the epochs of the two presets
     assert on["cpu"] == ["3.14", "-5.0%", "3.14", "-5.0%", f"{whole:.0f} for the whole path", mask, "not measured",
                          "not measured"]
     assert on["cuda"] == ["not measured"] * 5 + [mask, "3.14", "6.00"]
@@ -58,10 +58,10 @@ def test_the_table_of_targets_measures_only_what_this_kind_of_device_can_answer(
 
 def test_what_is_kept_at_no_loss_is_a_mean_over_the_records(monkeypatch):
     monkeypatch.setattr(report, "of_preset", lambda *_: [])
-    assert report.to_a_mask() == "no records"
+    assert report.kept_at_no_loss() == "no records"
     table = report.pd.DataFrame({"all: kept": [0.05, 0.1], "all: points": [-0.5, 0.2]})
     monkeypatch.setattr(report, "front_rows", lambda *_: table)
-    assert report.to_a_mask() == "7.5%, -0.15 points"
+    assert report.kept_at_no_loss() == "7.5%, -0.15 points"
 
 
 def test_rivals_take_turns_and_a_ratio_is_that_of_neighbours(monkeypatch):

@@ -290,6 +290,10 @@ def test_a_model_that_remembers_what_it_said():
     model, head = Remembers().eval(), seamlib.new_head(5, 2)
     assert outcome(model, head)[0] == outcome(model.net, head)[0]
     assert len(seamlib.finetune(model, DATA, seamlib.Training(epochs=2), DATA)[1]) == 2
+    scores = {"net.0.weight": torch.ones(model.net[0].weight.shape, requires_grad=True)}
+    first, second = (seamlib.masked_call(model, scores, X) for _ in range(2))  # the second finds what the first left
+    assert torch.equal(first, second)
+    assert seamlib.maskable(model)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

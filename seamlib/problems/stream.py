@@ -184,9 +184,9 @@ def balanced(order: Tensor, labels: Tensor) -> Tensor:
     """Of sample numbers in an `order`, the first of each label, as many as there are of the rarest; in that order."""
     ordered = labels[order]
     counts = torch.bincount(ordered)
-    first = torch.zeros_like(ordered, dtype=torch.bool)
+    first, rarest = torch.zeros_like(ordered, dtype=torch.bool), counts[counts > 0].min()
     for label in counts.nonzero():
-        first[(ordered == label).nonzero()[:counts[counts > 0].min()]] = True
+        first[(ordered == label).nonzero()[:rarest]] = True
     return order[first]
 
 

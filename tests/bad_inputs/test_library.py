@@ -116,21 +116,6 @@ def test_a_tensor_with_a_graph_is_refused_where_the_model_is_copied(door):
         DOORS[door](made(cached))
 
 
-def test_a_model_that_keeps_what_it_computed_is_called_masked_again_and_again():
-    class Remembers(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net()
-
-        def forward(self, x):
-            self.last = self.net(x)
-            return self.last
-    model, scores = Remembers(), {"net.0.weight": torch.ones(net()[0].weight.shape, requires_grad=True)}
-    first, second = (seamlib.masked_call(model, scores, X) for _ in range(2))
-    assert torch.equal(first, second)
-    assert seamlib.maskable(model)
-
-
 def test_names_that_look_like_those_of_a_computed_weight_are_no_reason_to_refuse():
     model = net()
     for name in ("attn", "attn_mask", "grid", "grid_orig", "mean", "mean_g"):
