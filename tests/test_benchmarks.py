@@ -4,8 +4,8 @@ import dataclasses
 import sys
 
 import pytest
-import report
 import speed
+import speeds
 import torch
 from published import Images, Published
 from torch import nn
@@ -49,19 +49,19 @@ def test_the_table_of_targets_measures_only_what_this_kind_of_device_can_answer(
     steps = {f"{model}, batch 64": {"speedup": 3.14, "overhead": -0.05} for model in ("resnet20", "vgg16_bn")}
     results = {"steps": steps, "growth": {"problems": [{"problems": 10, "one by one": 6.0, "together": 1.0}]},
                "whole": {"published": [1.0, 2.0, 9.0], "default": [0.5, 0.5, 7.0]}}
-    on = {kind: [value for _, _, value in report.targets(results, kind)] for kind in ("cpu", "cuda")}
-    mask, whole = report.kept_at_no_loss(), 300 * 2.0 / (30 * 0.5)  # the epochs of the two presets
+    on = {kind: [value for _, _, value in speeds.targets(results, kind)] for kind in ("cpu", "cuda")}
+    mask, whole = speeds.kept_at_no_loss(), 300 * 2.0 / (30 * 0.5)  # the epochs of the two presets
     assert on["cpu"] == ["3.14", "-5.0%", "3.14", "-5.0%", f"{whole:.0f} for the whole path", mask, "not measured",
                          "not measured"]
     assert on["cuda"] == ["not measured"] * 5 + [mask, "3.14", "6.00"]
 
 
 def test_what_is_kept_at_no_loss_is_a_mean_over_the_records(monkeypatch):
-    monkeypatch.setattr(report, "of_preset", lambda *_: [])
-    assert report.kept_at_no_loss() == "no records"
-    table = report.pd.DataFrame({"all: kept": [0.05, 0.1], "all: points": [-0.5, 0.2]})
-    monkeypatch.setattr(report, "front_rows", lambda *_: table)
-    assert report.kept_at_no_loss() == "7.5%, -0.15 points"
+    monkeypatch.setattr(speeds.report, "of_preset", lambda *_: [])
+    assert speeds.kept_at_no_loss() == "no records"
+    table = speeds.pd.DataFrame({"all: kept": [0.05, 0.1], "all: points": [-0.5, 0.2]})
+    monkeypatch.setattr(speeds.direct, "front_rows", lambda *_: table)
+    assert speeds.kept_at_no_loss() == "7.5%, -0.15 points"
 
 
 def test_rivals_take_turns_and_a_ratio_is_that_of_neighbours(monkeypatch):
@@ -101,6 +101,6 @@ def test_the_benchmark_leaves_a_record_and_prints_its_table(monkeypatch, tmp_pat
     assert speed.main() == 0
     (record,) = records.read_all(tmp_path / "runs", "speed")
     said = capsys.readouterr().out
-    for what, target, value in report.targets(record.results, "cpu"):
+    for what, target, value in speeds.targets(record.results, "cpu"):
         assert f"{what:56}{target:>8}  {value}\n" in said
     assert list(record.results["growth"]["model"]) == ["resnet20"]

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import direct
 import nbformat
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ import papermill
 import pytest
 import report
 import run
+import students
 import torch
 import yaml
 from check import notebook_faults, page_faults
@@ -122,17 +124,17 @@ def test_all_fronts_are_there_and_say_what_their_points_say(preset, notebook, n)
         if no_loss := r.results["no_loss"]["all"]:
             choices = [*kept, 1.0]  # of a half; 1: the restricted original
             assert no_loss["kept"] in [(a + b) / 2 for a in choices for b in choices]
-        assert min(p["accuracy"] for p in front) - 1e-9 <= report.at(r) <= max(
+        assert min(p["accuracy"] for p in front) - 1e-9 <= direct.at(r) <= max(
             [p["accuracy"] for p in front] + [accuracy["original_restricted"]]) + 1e-9
 
 
 def test_accuracy_at_a_share_lies_on_the_logarithmic_line_between_two_points():
     record = SimpleNamespace(results={"front": [{"kept": 0.4, "accuracy": 0.8}, {"kept": 0.1, "accuracy": 0.6}],
                                       "accuracy": {"original_restricted": 0.9}})
-    assert report.at(record, 0.2) == pytest.approx(0.7)  # half-way in octaves
-    assert report.at(record, 0.4) == pytest.approx(0.8)
-    assert report.at(record, 1.0) == pytest.approx(0.9)  # the restricted original keeps all
-    assert np.isnan(report.at(record, 0.05))
+    assert direct.at(record, 0.2) == pytest.approx(0.7)  # half-way in octaves
+    assert direct.at(record, 0.4) == pytest.approx(0.8)
+    assert direct.at(record, 1.0) == pytest.approx(0.9)  # the restricted original keeps all
+    assert np.isnan(direct.at(record, 0.05))
 
 
 def test_an_ablation_has_a_row_a_setting_and_joins_searches_of_single_alphas(monkeypatch):
@@ -150,7 +152,7 @@ def test_an_ablation_has_a_row_a_setting_and_joins_searches_of_single_alphas(mon
                                                             flat[:1], flat[1:]], strict=False)]  # the last was not run
     monkeypatch.setattr(report.run, "cells", lambda *_: [[("direct_multiclass", p) for p in cells]])
     monkeypatch.setattr(report, "of_preset", lambda *_: found)
-    table = report.ablation("x", "direct_multiclass").set_index("setting")
+    table = direct.ablation("x", "direct_multiclass").set_index("setting")
     assert list(table.index) == ["default", "norms frozen", "each alpha by itself"]
     assert table["5% to 50%: points"].tolist() == pytest.approx([5, -10, 10])  # of the default: 10 and 0
     assert table["at 10.11%: points"].tolist() == pytest.approx([5, -10, 10])
@@ -185,7 +187,7 @@ def test_a_cost_record_counts_what_its_masks_keep():
 
 
 def test_the_readme_states_what_the_fronts_say():
-    groups = [report.told(report.of_preset(preset, notebook)) for preset, notebook, _ in FRONTS]
+    groups = [direct.told(report.of_preset(preset, notebook)) for preset, notebook, _ in FRONTS]
     readme = (ROOT / "README.md").read_text()
     for what, paper, said in (
         ("kept at no loss against the original, all outputs", "10.11%", "{all-kept:.2%} at {all-points:+.2f} points"),
@@ -200,12 +202,12 @@ def test_the_readme_states_what_the_fronts_say():
 
 
 def test_students_and_what_they_inherit_are_told_apart_by_attack_and_match_the_readme():
-    table = report.transfer("transfer")
+    table = students.transfer("transfer")
     kept = [records.read(p) for p in RESULTS.glob("defect_inheritance/*.json")]
     for r in kept:
         of = next(s for s in map(records.read, RESULTS.glob("indirect_reuse/*.json"))
                   if s.sha256["student"] == r.sha256["student"])
-        attack, method = r.parameters["attack"], report._method(of.parameters)
+        attack, method = r.parameters["attack"], students._method(of.parameters)
         (row,) = table[(table["method"] == method) & (table["seed"] == of.seed)].to_dict("records")
         assert row[f"inherited, {attack}"] == r.results[f"dir_{attack}"]
         assert row[f"noise, {attack}"] == r.results[f"dir_{attack}_noise"]
@@ -282,14 +284,14 @@ def test_a_cell_with_other_settings_is_no_control_and_a_cell_on_two_devices_is_o
             **r.results, "accuracy": dict.fromkeys(r.results["accuracy"], 0.0)}) for r in found
             for other in {"retrain": ["epochs"], "inference_cost": ["rounds"]}.get(r.experiment, [])),
             *(dataclasses.replace(r, device={**r.device, "kind": "cuda"}) for r in found)]
-    want, anew, text = (report.rows("annealed", "direct_binary"), report.from_scratch(),
-                        report.told(report.of_preset("cifar100", "direct_multiclass")))
+    want, anew, text = (direct.rows("annealed", "direct_binary"), direct.from_scratch(),
+                        direct.told(report.of_preset("cifar100", "direct_multiclass")))
     monkeypatch.setattr(report, "everything", more)
-    found = report.rows("annealed", "direct_binary")
+    found = direct.rows("annealed", "direct_binary")
     pd.testing.assert_frame_equal(found.drop(columns="record"), want.drop(columns="record"))
     assert all("-cuda-" in stem for stem in found["record"])
-    assert report.from_scratch() == anew
-    assert report.told(report.of_preset("cifar100", "direct_multiclass")) == text
+    assert direct.from_scratch() == anew
+    assert direct.told(report.of_preset("cifar100", "direct_multiclass")) == text
 
 
 @pytest.mark.parametrize("notebook", ["retrain", "inference_cost"])
@@ -298,7 +300,7 @@ def test_every_kept_control_is_of_a_preset(notebook):
 
 
 def test_repeated_searches_have_three_seeds_and_their_spread_is_within_a_problem():
-    binary, superclasses = (report.seeded(of, notebook, "annealed-seeds") for of, notebook in (
+    binary, superclasses = (direct.seeded(of, notebook, "annealed-seeds") for of, notebook in (
         ("annealed", "direct_binary"), ("annealed-cifar100", "direct_multiclass")))
     assert [[r.seed for r in group] for group in (*binary.values(), *superclasses.values())] == 8 * [[0, 1, 2]]
     assert list(binary) == ["binary2", "binary3", "binary4"]
@@ -306,14 +308,14 @@ def test_repeated_searches_have_three_seeds_and_their_spread_is_within_a_problem
     def record(kept):
         return SimpleNamespace(results={"kept_fraction": {"crossfit": kept}, "accuracy": {"crossfit": 0.5}})
     groups = {"a": [record(0.1), record(0.3)], "b": [record(0.7), record(0.7)]}  # variances 0.02 and 0
-    assert report.between_seeds(groups) == pytest.approx((0.1, 0.0))
+    assert direct.between_seeds(groups) == pytest.approx((0.1, 0.0))
 
 
 @pytest.mark.parametrize(("a", "b", "n"), [([0.7, 0.9], [0.8, 0.7], 1), ([0.7, 0.9], [0.9, 0.8], 2), ([0.8], [0.7], 0)])
 def test_a_pick_reached_its_target_if_any_epoch_did(a, b, n):
     results = {"target": {"a": 0.9, "b": 0.9, "paper": 0.1}, "history": {"accuracy_a": a, "accuracy_b": b}}
-    assert report.reached(SimpleNamespace(results=results)) == n
-    assert report.picks([SimpleNamespace(results=results)]) == {"picks": 2, "unreached": 2 - n}
+    assert direct.reached(SimpleNamespace(results=results)) == n
+    assert direct.picks([SimpleNamespace(results=results)]) == {"picks": 2, "unreached": 2 - n}
 
 
 def test_tables_of_trials_begin_with_their_results():
@@ -354,7 +356,7 @@ def test_a_changed_record_changes_the_text_without_an_edit(tmp_path):
     first = json.loads(paths[0].read_text())
     first["results"]["no_loss"]["restricted"] = {"kept": 0.5, "accuracy": 0.5, "difference": 0.0}
     paths[0].write_text(json.dumps(first))
-    kept, old = (report.told([records.read(root / p.relative_to(paths[0].parent)) for p in paths])["restricted-kept"]
+    kept, old = (direct.told([records.read(root / p.relative_to(paths[0].parent)) for p in paths])["restricted-kept"]
                  for root in (paths[0].parent, RESULTS / "direct_multiclass"))
 
     page = tmp_path / "book/runs/multiclass.ipynb"

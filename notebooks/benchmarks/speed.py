@@ -37,6 +37,7 @@ from seamlib.ship import cost
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import report
+import speeds
 
 MODELS = ("resnet20", "vgg16_bn")
 BATCHES = (64, 256)
@@ -234,7 +235,7 @@ def main() -> int:
                             runtime.describe(where, "auto"), time.monotonic() - started, {})
     path = records.write(record, root / "runs")
     print(f"\n{'':56}{'target':>8}  measured")
-    for what, target, value in report.targets(results, where.type):
+    for what, target, value in speeds.targets(results, where.type):
         print(f"{what:56}{target:>8}  {value}")
     print(path)
     return 0

@@ -1,0 +1,81 @@
+"""Tables of what costs time: shipped models, and searches against the published loop."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+import direct
+import pandas as pd
+import report
+
+
+def shipped() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(A row a model that ship.ipynb has taken, its timings: a row an engine and batch), in order of the models.
+
+    Models: model (name, with its problem), structure, epochs, alpha and kept (of the search), original, crossfit,
+    masked and compacted (accuracies), weights and multiply-adds (shares that are left), masks (bytes), 1/masks (of the
+    source's file), difference. Timings: model, structure, engine, images, and `masked, faster` and `compacted, faster`.
+    """
+    by_masks = {r.sha256["masks"]: r for r in report.everything("direct_*")}
+    found = [(by_masks[r.sha256["masks of the record"]], r) for r in report.of_preset("ship", "ship")]
+    found.sort(key=lambda pair: (pair[1].task, pair[0].parameters.get("structure", 0)))
+    models, times = [], []
+    for search, record in found:
+        results, of = record.results, {"model": record.task, "structure": search.parameters.get("structure", 0.0)}
+        accuracy, size, left = results["accuracy"], results["bytes"], results["compacted"]
+        models.append(of | {
+            "epochs": search.parameters["epochs"], "alpha": search.parameters["alpha"],
+            "kept": search.results["kept_fraction"]["crossfit"],
+            "original": accuracy["original_all"], "crossfit": search.results["accuracy"]["crossfit"],
+            "masked": accuracy["masked"], "compacted": accuracy["compacted"],
+            "weights": left["weights"] / results["original"]["weights"],
+            "multiply-adds": left["dense"] / results["original"]["dense"],
+            "masks": size["masks"], "1/masks": size["source weights"] / size["masks"],
+            "difference": results["difference"]})
+        for engine, by_batch in results["latency"].items():
+            for images, t in by_batch.items():
+                if t:
+                    median = {name: m["median"] for name, m in t["by_model"].items()}
+                    times.append(of | {"engine": engine, "images": int(images)} | {
+                        f"{name}, faster": median["original"] / median[name] for name in ("masked", "compacted")})
+    return pd.DataFrame(models), pd.DataFrame(times)
+
+
+def targets(results: Mapping[str, Any], kind: str) -> list[tuple[str, str, str]]:
+    """(What, target, measured) of a speed record's results: ratios; what the other kind of device answers says so."""
+    steps, many = results["steps"], results["growth"]["problems"][-1]
+    rows, unmeasured = [], "not measured"
+    for model, name, target in (("resnet20", "ResNet20", 3.0), ("vgg16_bn", "VGG16", 2.5)):
+        step = steps[f"{model}, batch 64"]
+        rows += [(f"{name}: a step, times as fast as published", f"≥ {target}",
+                  f"{step['speedup']:.2f}" if kind == "cpu" else unmeasured),
+                 (f"{name}: a step, more time than plain training", "≤ 8%",
+                  f"{step['overhead']:+.1%}" if kind == "cpu" else unmeasured)]
+    single, mask = steps["resnet20, batch 64"]["speedup"], kept_at_no_loss()
+    times = f"{whole_search(results):.0f} for the whole path" if kind == "cpu" and "whole" in results else unmeasured
+    return [*rows, ("ResNet20: to 12% kept at no loss, times as fast as published", "≥ 10", times),
+            ("ResNet20: what the mean of that path's fronts keeps at no loss", "≤ 12%", mask),
+            ("ResNet20: a step, times as fast as published, CUDA", "≥ 20",
+             f"{single:.2f}" if kind == "cuda" else unmeasured),
+            (f"{many['problems']} problems together, times as fast as one by one, CUDA", "≥ 5",
+             f"{many['one by one'] / many['together']:.2f}" if kind == "cuda" else unmeasured)]
+
+
+def kept_at_no_loss(preset: str = "cifar10") -> str:
+    """What the fronts of the default keep at no loss against the original over all outputs, and how that differs."""
+    table = direct.front_rows(report.of_preset(preset, "direct_binary"))
+    if table.empty:
+        return "no records"
+    return f"{table['all: kept'].mean():.1%}, {table['all: points'].mean():+.2f} points"
+
+
+def whole_search(results: Mapping[str, Any], default: str = "cifar10", published: str = "paper") -> float:
+    """The time of all epochs of the published settings and loop over that of the whole path of the default.
+
+    Published steps are of 64 images, as the published settings have them; both times are medians of rounds in turns.
+    """
+    ours, theirs = (report.settings(name, "direct_binary")["epochs"] for name in (default, published))
+    seconds = {name: statistics.median(times) for name, times in results["whole"].items()}
+    return theirs * seconds["published"] / (ours * seconds["default"])

@@ -1,0 +1,63 @@
+"""Tables of indirect reuse: students, what they inherit, and what attacks do to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+import report
+import run
+from pandas.io.formats.style import Styler
+
+from seamlib import records
+from seamlib.reuse.defects import ATTACKS
+
+
+def transfer(name: str) -> pd.DataFrame:
+    """A row a student of preset `name`, in order of its stages; all but `method` and `seed` in [0, 1].
+
+    removed (before fine-tuning), masked (accuracy then, of seam), regrown, accuracy, and for each attack of preset
+    `name`-defects: inherited (the rate), noise (the rate for noise), white box (accuracy). NaN where that was not run.
+    """
+    measured = {(r.sha256["student"], r.parameters["attack"]): r.results
+                for r in report.of_preset(f"{name}-defects", "defect_inheritance")}
+    found = {records.key(r.parameters): r for r in report.of_preset(name, "indirect_reuse")}
+    students = []
+    for r in (found[key] for stage in run.cells(name, {}) for _, p in stage if (key := records.key(p)) in found):
+        row = {"method": _method(r.parameters), "seed": r.parameters["seed"], "removed": 1 - r.results["kept_fraction"],
+               "masked": r.results["accuracy_masked"], "accuracy": r.results["accuracy"],
+               "regrown": r.results["regrown"] if r.results["kept_fraction"] < 1 else None}
+        for attack in ATTACKS:
+            of = measured.get((r.sha256["student"], attack), {})
+            row |= {f"inherited, {attack}": of.get(f"dir_{attack}"), f"noise, {attack}": of.get(f"dir_{attack}_noise"),
+                    f"white box, {attack}": of.get("accuracy_white_box")}
+        students.append(row)
+    table = pd.DataFrame(students)
+    order = list(dict.fromkeys(table["method"]))
+    table = table.sort_values(by=["method", "seed"], key=lambda c: c.map(order.index) if c.name == "method" else c)
+    return table.astype({c: float for c in table.columns[2:]}).reset_index(drop=True)
+
+
+def _method(parameters: Mapping[str, Any]) -> str:
+    """What the table calls it: settings that `transfer` varies within a method are a part of the name."""
+    method = parameters["method"]
+    if method == "standard" and parameters["lr_s3_hidden_layer"] == 0:
+        return "frozen body"
+    if method == "standard" and parameters["epochs_s3"] > 15:
+        return f"standard, {parameters['epochs_s3']} epochs"
+    return f"remos {parameters['prune_threshold']:.0%}" if method == "remos" else method
+
+
+def styled_transfer(table: pd.DataFrame, columns: Iterable[str]) -> Styler:
+    """A row a method: the mean over its students and, in brackets, the standard deviation, in points."""
+    by = table[["method", *columns]].groupby("method", sort=False)
+    mean, spread = by.mean(), by.std()
+    cells = {c: [_mean(m, s) for m, s in zip(mean[c], spread[c], strict=True)] for c in mean}
+    return pd.DataFrame({"n": by.size(), **cells}, mean.index).reset_index().style.hide(axis="index")
+
+
+def _mean(mean: float, spread: float) -> str:
+    if pd.isna(mean):
+        return ""
+    return f"{mean:.1%}" if pd.isna(spread) else f"{mean:.1%} ({100 * spread:.1f})"
