@@ -154,7 +154,7 @@ def test_an_ablation_has_a_row_a_setting_and_joins_searches_of_single_alphas(mon
     monkeypatch.setattr(report, "of_preset", lambda *_: found)
     table = direct.ablation("x", "direct_multiclass").set_index("setting")
     assert list(table.index) == ["default", "norms frozen", "each alpha by itself"]
-    assert table["5% to 50%: points"].tolist() == pytest.approx([5, -10, 10])  # of the default: 10 and 0
+    assert table["10% to 50%: points"].tolist() == pytest.approx([5, -10, 10])  # of the default: 10 and 0
     assert table["at 10.11%: points"].tolist() == pytest.approx([5, -10, 10])
     assert table["smallest"].tolist() == pytest.approx([0.03, 0.01, 0.02])
     assert table["problems"].tolist() == [2, 1, 1]
