@@ -203,19 +203,20 @@ def styled_searches(searches: Mapping[str, Iterable[records.Record]]) -> Styler:
     return report.points(report.neat(table.style), list(table.columns[2:]))
 
 
-def ablation(preset: str, notebook: str, varied: Iterable[str] = ("target_superclass_idx",)) -> pd.DataFrame:
-    """A row a setting of `preset`, by what it changes in the first of its cells; `varied` says what makes a problem.
+def ablation(preset: str, notebook: str, problem: str = "target_superclass_idx") -> pd.DataFrame:
+    """A row a setting of `preset`, by what it changes in the first of its cells; `problem`: the parameter that says it.
 
-    Means over the problems, in points above the restricted original: at SHARE, and over the front from 10 to 50% of the
-    weights; `smallest`, the share that its last point keeps. Searches of a single alpha are the points of one front. A
-    setting of which a cell has not been run is left out: means over other problems are not to be compared.
+    Means over problems and seeds, in points above the restricted original: at SHARE, and over the front from 10 to 50%
+    of the weights; `smallest`, the share that its last point keeps; `searches`, how many there were. Searches of a
+    single alpha are the points of one front. A setting of which a cell has not been run is left out: means over other
+    problems are not to be compared.
     """
     cells = [p for stage in run.cells(preset, {}) for book, p in stage if book == notebook]
     found = {records.key(r.parameters): r for r in report.of_preset(preset, notebook)}
     groups: dict[str, list[records.Record | None]] = {}
     for p in cells:
         apart = "," not in p["path"]
-        ignored = {*varied, *(("path", "epochs") if apart else ())}
+        ignored = {problem, "seed", *(("path", "epochs") if apart else ())}
         changes = [f"{k} {v}" for k, v in p.items() if v != cells[0][k] and k not in ignored]
         label = "each alpha by itself" if apart else ", ".join(changes) or "default"
         groups.setdefault(label, []).append(found.get(records.key(p)))
@@ -224,12 +225,15 @@ def ablation(preset: str, notebook: str, varied: Iterable[str] = ("target_superc
         whole = [r for r in of if r is not None]
         if len(whole) < len(of):
             continue
-        fronts = [dataclasses.replace(r, results={**r.results, "front": [
-            p for other in whole if other.task == r.task for p in other.results["front"]]})
-            for r in {r.task: r for r in whole}.values()]
-        above = {share: statistics.fmean(100 * (at(r, share) - r.results["accuracy"]["original_restricted"])
-                                         for r in fronts) for share in (SHARE, *WIDE)}
-        rows.append({"setting": label, "problems": len(fronts), "10% to 50%: points": statistics.fmean(
-            above[share] for share in WIDE), f"at {SHARE:.2%}: points": above[SHARE], "smallest": statistics.fmean(
-                min(p["kept"] for p in r.results["front"]) for r in fronts)})
+        parts: dict[tuple[str, int], list[records.Record]] = {}
+        for r in whole:
+            parts.setdefault((r.task, r.seed), []).append(r)
+        fronts = [dataclasses.replace(part[0], results={**part[0].results, "front": [
+            p for r in part for p in r.results["front"]]}) for part in parts.values()]
+        above = {share: [100 * (at(r, share) - r.results["accuracy"]["original_restricted"]) for r in fronts]
+                 for share in (SHARE, *WIDE)}
+        rows.append({"setting": label, "searches": len(fronts),
+                     "10% to 50%: points": statistics.fmean(statistics.fmean(above[share]) for share in WIDE),
+                     f"at {SHARE:.2%}: points": statistics.fmean(above[SHARE]),
+                     "smallest": statistics.fmean(min(p["kept"] for p in r.results["front"]) for r in fronts)})
     return pd.DataFrame(rows)

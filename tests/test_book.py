@@ -138,7 +138,7 @@ def test_accuracy_at_a_share_lies_on_the_logarithmic_line_between_two_points():
 
 
 def test_an_ablation_has_a_row_a_setting_and_joins_searches_of_single_alphas(monkeypatch):
-    first = {"path": "1,2", "epochs": 8, "norms": "affine", "target_superclass_idx": 0}
+    first = {"path": "1,2", "epochs": 8, "norms": "affine", "target_superclass_idx": 0, "seed": 0}
     cells = [first, {**first, "target_superclass_idx": 1}, {**first, "norms": "frozen"},
              {**first, "path": "1", "epochs": 4}, {**first, "path": "2", "epochs": 4}, {**first, "norms": "statistics"}]
 
@@ -157,7 +157,7 @@ def test_an_ablation_has_a_row_a_setting_and_joins_searches_of_single_alphas(mon
     assert table["10% to 50%: points"].tolist() == pytest.approx([5, -10, 10])  # of the default: 10 and 0
     assert table["at 10.11%: points"].tolist() == pytest.approx([5, -10, 10])
     assert table["smallest"].tolist() == pytest.approx([0.03, 0.01, 0.02])
-    assert table["problems"].tolist() == [2, 1, 1]
+    assert table["searches"].tolist() == [2, 1, 1]
 
 
 @pytest.mark.parametrize("preset", ["cifar100", "annealed-cifar100"])
