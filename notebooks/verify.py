@@ -99,7 +99,7 @@ def _found(path: Path, root: Path, experiment: str, what: str, digest: str) -> t
 
 def _student(record: records.Record, path: Path, root: Path) -> Numbers:
     restored = restore_student(record, records.tensors_of(record, path), root)
-    size = models.SIZES.get(record.parameters["model"], 0)
+    size = record.parameters.get("size", 0) or models.size(record.parameters["model"])
     found = evaluate.accuracy(restored.student, data.batches(restored.problem.test, 256, size=size))
     return {"accuracy": (record.results["accuracy"], found, TOLERANCE)}
 
@@ -108,7 +108,7 @@ def _defects(record: records.Record, path: Path, root: Path) -> Numbers:
     """The attack is made again, unless its images are still in runs/: minutes for each thousand images."""
     of, student_file = _found(path, root, "indirect_reuse", "student", record.sha256["student"])
     restored = restore_student(of, student_file, root)
-    p, size = record.parameters, models.SIZES.get(of.parameters["model"], 0)
+    p, size = record.parameters, of.parameters.get("size", 0) or models.size(of.parameters["model"])
     attack = defects.attack(p["attack"], p["iterations"], p["eps"] or None)
     test = data.batches(data.spread(restored.problem.test, record.results["n"]), 256, size=size)
     images = records.place(p["runs"], root) / "adversarial"
@@ -125,7 +125,7 @@ def _cost(record: records.Record, path: Path, root: Path) -> Numbers:
     """Counts and accuracy; times belong to the machine and its hour, and are not measured again."""
     of, mask_file = _found(path, root, "direct_*", "masks", record.sha256["masks of the record"])
     _, model, task, found = restore(of, mask_file, root)
-    example, _ = next(iter(data.batches(task.test, 1)))
+    example = data.first(task.test, 1)
     stated, numbers = record.results, {}
     for name, module in (("original", model), ("reengineered", found.module())):
         total, kept = cost.weights(module)
@@ -141,7 +141,7 @@ def _ship(record: records.Record, path: Path, root: Path) -> Numbers:
     """Counts, accuracies, the difference that compaction makes, and the size of the mask file; no times."""
     of, mask_file = _found(path, root, "direct_*", "masks", record.sha256["masks of the record"])
     _, model, task, found = restore(of, mask_file, root)
-    images, _ = next(iter(data.batches(task.test, 64)))
+    images = data.first(task.test, 64)
     masked = found.module()
     compacted, _ = compact(masked, images[:2], multiple=BLOCK)
     stated, numbers = record.results, {}

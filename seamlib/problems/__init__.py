@@ -1,8 +1,10 @@
 """Which images, and which labels.
 
-- `data`: named data sets in memory, in canonical order, and batches of them
+- `data`: named data sets, and batches of them
+- `memory`: images in memory, in canonical order
 - `stream`: photos that stay on disk
-- `layouts`: the official folders of the five transfer sets
+- `drawn`: images of seven of ImageNet's classes, made by code
+- `layouts`: the official folders of the five transfer sets and of Tiny ImageNet
 - `superclasses`: the published groups of classes of CIFAR-100 and ImageNet
 - `tasks`: target problems, the halves of their test sets, and the original's answer to them
 """

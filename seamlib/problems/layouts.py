@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from . import superclasses
 from .stream import Files
 
 Listed = list[tuple[Path, int]]  # (file, class number)
@@ -33,7 +34,7 @@ def read(name: str, root: Path | str, download: bool = True) -> tuple[tuple[str,
         raise ValueError(f"a list of {name} in {folder} cannot be read ({e!r}): {expected}") from e
     for part, listed in zip(("training", "test"), parts, strict=True):
         found = len({label for _, label in listed})
-        if len(classes) != n_classes or found != n_classes:
+        if found != n_classes or (len(classes) != n_classes and name != "tinyimagenet"):
             raise ValueError(f"{name} in {folder} has {len(classes)} classes, {found} of them with {part} images: the "
                              f"official set has {n_classes}; {expected}")
         if missing := next((p for p, _ in listed if not p.is_file()), None):
@@ -109,12 +110,23 @@ def _action40(folder: Path) -> Read:
     return classes, of("train"), of("test")
 
 
+def _tinyimagenet(folder: Path) -> Read:
+    """Numbers are those of ImageNet, of whose 1,000 classes it has 200."""
+    classes = superclasses.classes("imagenet")
+    train = [(path, classes.index(path.parts[-3])) for path in (folder / "train").glob("*/images/*.JPEG")]
+    lines = (folder / "val" / "val_annotations.txt").read_text().strip().splitlines()
+    test = [(folder / "val" / "images" / name, classes.index(wnid)) for name, wnid, *_ in map(str.split, lines)]
+    return classes, train, test
+
+
 SETS: dict[str, tuple[tuple[str, ...], int, str, Callable[[Path], Read]]] = {  # folders, classes, layout, reader
     "flower102": (("flowers-102", "Flower_102"), 102, "jpg/, imagelabels.mat and setid.mat", _flower102),
     "mit67": (("MIT_67", "mit67"), 67, "Images/<scene>/, TrainImages.txt and TestImages.txt", _mit67),
     "cub200": (("CUB_200_2011",), 200, "images/<bird>/, images.txt, image_class_labels.txt, train_test_split.txt and "
                "classes.txt", _cub200),
     "dog120": (("stanford_dog", "dog120"), 120, "Images/<breed>/, train_list.mat and test_list.mat", _dog120),
+    "tinyimagenet": (("tiny-imagenet-200",), 200, "train/<WordNet id>/images/, val/images/ and val/val_annotations.txt",
+                     _tinyimagenet),
     "action40": (("stanford_40", "Stanford40"), 40, "JPEGImages/ and ImageSplits/", _action40),
 }
 NAMES = tuple(SETS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import warnings
@@ -15,7 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-SIZE, RESIZED = 224, 256  # pixels: of the crop that the model sees, and of the short side before the central one
+SIZE = 224  # pixels a side that a model sees, if nothing else is said
+CROP = 0.875  # of the short side, that the central crop shows
 SUFFIXES = {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 SYSTEM = {"Thumbs.db", "desktop.ini"}  # what file managers leave, beside hidden files
 TURNED = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -30,6 +32,7 @@ class Files:
 
     paths: np.ndarray  #: of str, [N]
     labels: Tensor
+    size: int = SIZE  #: pixels a side at which they are decoded
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -37,7 +40,8 @@ class Files:
     def select(self, index: Tensor | np.ndarray, labels: Tensor | np.ndarray | None = None) -> Files:
         """The files at `index` (integers or a boolean mask), with their labels or with `labels`."""
         index = torch.as_tensor(index)
-        return Files(self.paths[index.numpy()], self.labels[index] if labels is None else torch.as_tensor(labels))
+        return dataclasses.replace(self, paths=self.paths[index.numpy()],
+                                   labels=self.labels[index] if labels is None else torch.as_tensor(labels))
 
 
 def listed(folder: Path, classes: Sequence[str]) -> Files:
@@ -125,13 +129,13 @@ def digest(*parts: Files) -> str:
 
 
 class Streamed:
-    """Files as an iterable of (images float32 [B, 3, 224, 224] in [0, 1], labels [B]) on a device.
+    """Files as an iterable of (images float32 [B, 3, size, size] in [0, 1], labels [B]) on a device.
 
     With `seed`, each pass visits the samples in a new random order, in random crops of random size and shape and (with
     `flip`) mirrored at random; all passes follow from the seed, whatever the number of `workers`. Without, images come
-    in order, the short side at 256 pixels and the centre cut out. `balanced`: see `balanced`. `workers`: processes that
-    decode; default: one a core; 0: none, this process decodes. Raises ValueError, with its path, at a file that is no
-    whole image.
+    in order, the short side at size / 0.875 pixels and the centre cut out. `balanced`: see `balanced`. `workers`:
+    processes that decode; default: one a core; 0: none, this process decodes. Raises ValueError, with its path, at a
+    file that is no whole image.
     """
 
     def __init__(self, files: Files, batch_size: int, device: torch.device | str = "cpu", *,
@@ -200,14 +204,14 @@ def check(split: object, workers: int | None = None) -> None:
 
 
 class _Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Decoded, cropped images uint8 [224, 224, 3]; sample i of pass p is drawn from (seed, p, i) alone."""
+    """Decoded, cropped images uint8 [size, size, 3]; sample i of pass p is drawn from (seed, p, i) alone."""
 
     def __init__(self, files: Files, seed: int | None, number: int, flip: bool):
         self.files, self.seed, self.number, self.flip = files, seed, number, flip
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
         image = decoded(str(self.files.paths[i]))
-        image = _central(image) if self.seed is None else self._augmented(image, i)
+        image = central(image, self.files.size) if self.seed is None else self._augmented(image, i)
         return torch.from_numpy(np.array(image)), int(self.files.labels[i])
 
     def _augmented(self, image: Image.Image, i: int) -> Image.Image:
@@ -218,14 +222,15 @@ class _Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
             torch.default_generator.manual_seed(int(seed))  # torch.manual_seed would seed the caller's CUDA too
             top, left, height, width = RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3])
             mirrored = self.flip and bool(torch.rand(()) < 0.5)
-        image = vision.resized_crop(image, top, left, height, width, [SIZE, SIZE])
+        image = vision.resized_crop(image, top, left, height, width, [self.files.size] * 2)
         return vision.hflip(image) if mirrored else image
 
 
-def _central(image: Image.Image) -> Image.Image:
+def central(image: Image.Image, size: int) -> Image.Image:
+    """The centre of an image, `size` pixels a side, after its short side was made size / CROP."""
     from torchvision.transforms import functional as vision
 
-    return vision.center_crop(vision.resize(image, RESIZED), [SIZE, SIZE])
+    return vision.center_crop(vision.resize(image, round(size / CROP)), [size, size])
 
 
 def _usable_cores() -> int:

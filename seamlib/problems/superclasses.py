@@ -1,4 +1,7 @@
-"""The published groups of classes: 20 of CIFAR-100 (Krizhevsky 2009), 67 of ImageNet in the order of SeaM."""
+"""The published groups of classes: 20 of CIFAR-100 (Krizhevsky 2009), 67 of ImageNet in the order of SeaM.
+
+Those of `tinyimagenet` are ImageNet's, with the classes alone that it has.
+"""
 
 from __future__ import annotations
 
@@ -16,5 +19,6 @@ def groups(dataset: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 def classes(dataset: str) -> tuple[str, ...]:
-    """All classes of `dataset` in official order, which is that of their names."""
-    return tuple(sorted(c for _, members in groups(dataset) for c in members))
+    """All classes of `dataset` in official order, that of names; of `tinyimagenet` and `drawn`, ImageNet's."""
+    of = "imagenet" if dataset in ("tinyimagenet", "drawn") else dataset
+    return tuple(sorted(c for _, members in groups(of) for c in members))

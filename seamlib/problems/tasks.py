@@ -136,7 +136,8 @@ def superclass(dataset: str, index: int) -> tuple[str, tuple[str, ...]]:
     name, classes = known[index]
     if len(classes) < 2:
         single = ", ".join(f"{i} ({n})" for i, (n, c) in enumerate(known) if len(c) < 2)
-        raise ValueError(f"superclass {index} ({name}) holds a single class, nothing to tell apart; so do of "
+        held = "a single class" if classes else "no class"
+        raise ValueError(f"superclass {index} ({name}) holds {held}, nothing to tell apart; so do of "
                          f"{dataset}: {single}; the other {sum(len(c) > 1 for _, c in known)} can be run")
     return name, classes
 

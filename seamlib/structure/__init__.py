@@ -1,5 +1,6 @@
 """What zeros leave dead: channels that can be taken out, exactly.
 
+- `ordinary`: layers of timm in terms of torch's
 - `nodes`: what each operation of a traced model does to channels
 - `channels`: the graph of channels: which are constant, which go together
 - `compaction`: the smaller model that answers the same

@@ -23,6 +23,7 @@ from ..evaluate import measuring
 from ..trial import answer, copied
 from .fold import fold_norms
 from .nodes import Nodes, traced
+from .ordinary import ordinary, own_name
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def channel_groups(model: nn.Module, example: Tensor) -> tuple[dict[str, Channel
     costs = [channels.module(layer).weight.numel() * math.prod(channels.shape(layer)[2:]) for layer in layers]
     found, n = {}, len(numbers)
     for layer, (into, out), cost in zip(layers, ends, costs, strict=True):
-        name = str(layer.target).removeprefix("model.") + ".weight"
+        name = own_name(str(layer.target).removeprefix("model.")) + ".weight"
         at = [torch.tensor([n if group < 0 else group for group in end]) for end in (into, out)]
         found[name] = Channels(at[0], at[1], cost / sum(costs))
     return found, n
@@ -66,7 +67,7 @@ def channel_graph(model: nn.Module, example: Tensor) -> tuple[ChannelGraph, Tens
     if len(example) == 1:
         example = torch.cat([example, example.flip(-1)])
         answer(model, example)
-    graph = traced(fold_norms(model)[0].requires_grad_(False), type(model).__name__)
+    graph = traced(fold_norms(ordinary(model))[0].requires_grad_(False), type(model).__name__)
     with measuring():
         ShapeProp(graph).propagate(example.clone())
         return ChannelGraph(graph), example

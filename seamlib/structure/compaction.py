@@ -18,6 +18,7 @@ from ..evaluate import measuring
 from ..plain import check_evaluating, plain
 from ..trial import answer
 from .channels import ChannelGraph, Shift, channel_graph
+from .ordinary import own_name
 
 BLOCK = 16  #: channels that engines work on at a time, at most; for `multiple`
 TOLERANCE = 1e-4  #: largest difference between the logits of both, over the largest logit, that is taken for rounding
@@ -123,7 +124,7 @@ class _Rewriting:
 
     def rewrite(self) -> Compacted:
         """Take all other channels out."""
-        names = {n: str(n.target).removeprefix("model.") for n in self.channels.layers_before}
+        names = {n: own_name(str(n.target).removeprefix("model.")) for n in self.channels.layers_before}
         before = {n: self.channels.width(n) for n in self.channels.layers_before}
         there = set(self.channels.nodes)
         after = {n: int(self._kept(n).sum()) if n in there else 0 for n in self.channels.layers_before}

@@ -9,6 +9,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, fx, nn
 
+from .ordinary import Tracer
+
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)  # after nn.Linear a norm's channels need not be the layer's outputs
 
 
@@ -57,7 +59,7 @@ def _pairs(model: nn.Module) -> dict[str, str]:
 
 def _adjacent(model: nn.Module) -> dict[str, str]:
     try:
-        graph = fx.Tracer().trace(model)
+        graph = Tracer().trace(model)
     except Exception:  # whatever a model's forward raises at a value that is not there
         return {}
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")

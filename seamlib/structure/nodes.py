@@ -11,12 +11,13 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ..trial import first_line
+from .ordinary import Same, Tracer
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 POINTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Hardswish,
              nn.Hardsigmoid, nn.Hardtanh, nn.Mish, nn.Softplus, nn.Identity, nn.modules.dropout._DropoutNd,
              nn.modules.batchnorm._BatchNorm)
-POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
+POOLS = (Same, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
          nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
 POINTWISE_CALLS = {F.relu, torch.relu, F.relu6, F.silu, F.gelu, torch.sigmoid, torch.tanh, F.hardswish, F.dropout,
                    "relu", "relu_", "sigmoid", "tanh", "contiguous"}
@@ -40,7 +41,7 @@ def traced(model: nn.Module, name: str) -> fx.GraphModule:
     """The graph of `model`, its names with "model." before; ValueError, with `name`, if it cannot be traced."""
     whole = _Whole(model).eval()
     try:
-        return fx.GraphModule(whole, fx.Tracer().trace(whole))
+        return fx.GraphModule(whole, Tracer().trace(whole))
     except Exception as e:  # whatever a model's forward raises at a value that is not there
         raise ValueError(f"{name} cannot be traced by torch.fx ({first_line(e)}): "
                          "its forward must not depend on the values of tensors") from e
@@ -160,11 +161,13 @@ class Nodes:
         return not none and module.padding_mode == "zeros"
 
     def border(self, node: fx.Node) -> bool:
-        """Whether an average takes zeros from outside of the image."""
+        """Whether zeros from outside of the image come in."""
         if node.target in WINDOW_CALLS:
             average = "avg" in str(getattr(node.target, "__name__", ""))
             return average and (len(node.args) > 3 or "padding" in node.kwargs)
         module = self.module(node)
+        if isinstance(module, Same):
+            return True
         padding = getattr(module, "padding", 0)
         some = any(padding) if isinstance(padding, tuple) else bool(padding)
         return isinstance(module, nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d) and some

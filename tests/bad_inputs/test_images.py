@@ -86,7 +86,7 @@ def test_an_image_is_what_a_viewer_shows(name, tmp_path):
     source = data.load(f"folder:{tmp_path}", tmp_path / "cache")  # in memory
     assert np.array_equal(source.test.images[0].permute(1, 2, 0).numpy(), shown)
     files = stream.listed(tmp_path / "train", ["a", "b"])  # on disk: the middle of it, enlarged
-    whole = stream._central(Image.fromarray(shown))
+    whole = stream.central(Image.fromarray(shown), stream.SIZE)
     (x, _), *_ = stream.Streamed(files, 2, workers=0)
     assert torch.equal((255 * x[0]).round().byte().permute(1, 2, 0), torch.from_numpy(np.array(whole)))
 

@@ -229,3 +229,13 @@ def test_class_names_are_known_without_loading():
     assert data.class_names("digits5to9") == tuple("56789")
     assert data.class_names("cifar10")[3] == "cat"
     assert (len(data.class_names("cifar100")), len(data.class_names("imagenet"))) == (100, 1000)
+
+
+def test_large_images_come_in_small_batches_where_they_are_measured_and_the_first_ones_all_together():
+    large, small = (data.Split(torch.zeros(40, 3, side, side, dtype=torch.uint8), torch.arange(40)) for side in (64, 8))
+    assert [len(y) for _, y in data.batches(small, 40)] == [40]
+    assert [len(y) for _, y in data.batches(small, 40, size=256)] == [16, 16, 8]
+    assert [len(y) for _, y in data.batches(large, 40, seed=0)] == [40]  # a step has the size that was asked for
+    assert data.first(large, 33).shape == (33, 3, 64, 64)
+    with pytest.raises(ValueError, match="41 images are wanted at once: there are 1 to 40"):
+        data.first(large, 41)

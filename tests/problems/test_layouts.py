@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from seamlib.problems import data, layouts, stream
+from seamlib.problems import data, layouts, stream, superclasses
 
 N = {name: n for name, (_, n, _, _) in layouts.SETS.items()}
 
@@ -76,19 +76,32 @@ def action40(root):
     return folder
 
 
-TREES = {f.__name__: f for f in (flower102, mit67, cub200, dog120, action40)}
+def tinyimagenet(root):
+    """Every fifth class of ImageNet: numbers 0, 5, 10 ..."""
+    folder, wnids = root / "tiny-imagenet-200", superclasses.classes("imagenet")[::5]
+    for w in wnids:
+        image(folder / "train" / w / "images" / f"{w}_0.JPEG"), image(folder / "val" / "images" / f"val_{w}.JPEG")
+    (folder / "val" / "val_annotations.txt").write_text("".join(f"val_{w}.JPEG\t{w}\t0\t0\t62\t57\n" for w in wnids))
+    return folder
+
+
+TREES = {f.__name__: f for f in (flower102, mit67, cub200, dog120, tinyimagenet, action40)}
 
 
 @pytest.mark.parametrize("name", layouts.NAMES)
 def test_the_official_layout(name, tmp_path):
     TREES[name](tmp_path)
     source = data.load(name, tmp_path, download=False)
-    assert len(source.classes) == len(set(source.classes)) == N[name]
-    assert source.train.labels.tolist() == source.test.labels.tolist() == list(range(N[name]))
+    n, of = (1000, range(0, 1000, 5)) if name == "tinyimagenet" else (N[name], range(N[name]))
+    assert len(source.classes) == len(set(source.classes)) == n
+    assert source.train.labels.tolist() == source.test.labels.tolist() == list(of)
     assert not set(source.train.paths) & set(source.test.paths)
     x, y = next(iter(stream.Streamed(source.test, 2, workers=0)))
     assert x.shape == (2, 3, 224, 224)
-    assert y.tolist() == [0, 1]
+    assert y.tolist() == [of[0], of[1]]
+    small = data.load(name, tmp_path, download=False, size=16)
+    assert small.train.images.shape == (N[name], 3, 16, 16)
+    assert small.train.labels.tolist() == source.train.labels.tolist()
 
 
 def test_class_numbers(tmp_path):
