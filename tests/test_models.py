@@ -38,7 +38,7 @@ def test_normalisation_is_inside_the_model():
 
 @pytest.mark.parametrize(("name", "text"), [
     ("resnet21-cifar10", "unknown model 'resnet21': allowed are lenet, resnet20, resnet32"),
-    ("resnet20-cifar", "unknown data set 'cifar': allowed are mnist5k, .*cifar100, imagenet, tinyimagenet, folder"),
+    ("resnet20-cifar", "unknown data set 'cifar': allowed are mnist5k, .*cifar100, imagenet, tinyimagenet, drawn, fo"),
     ("lenet-cifar10", "model 'lenet' is not defined for cifar10: allowed are mnist5k"),
 ])
 def test_unknown_names(name, text):
