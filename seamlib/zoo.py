@@ -122,7 +122,7 @@ def _timm() -> ModuleType:
     try:
         import timm
     except ImportError as e:
-        raise ImportError(f"timm is not installed here ({e}): pip install timm, or seamlib[imagenet]") from e
+        raise ImportError(f"timm is not installed here ({e}): pip install timm") from e
     return timm
 
 

@@ -50,7 +50,7 @@ def test_a_name_that_does_not_exist(name, text):
 
 def test_without_timm_an_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match=r"timm is not installed here .*: pip install timm, or seamlib\[imagenet\]"):
+    with pytest.raises(ImportError, match=r"timm is not installed here .*: pip install timm"):
         models.build(f"{LITE}-imagenet")
     assert models.size("torchvision/resnet18") == 224
 
