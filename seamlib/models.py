@@ -251,8 +251,7 @@ def pretrained(name: str, cache: Path | str, weights: Path | str = "", *, traine
         weights = next((p for folder in trained if (p := trained_path(folder, name)).is_file()), "")
     if weights:
         state = read_weights(weights)
-        return load_weights(model, zoo.in_order(model, state) if "/" in kind and not set(state) & set(
-            model.state_dict()) else state)
+        return load_weights(model, zoo.in_order(model, state) if "/" in kind else state)
     if not url:
         raise FileNotFoundError(f"{name} has no official weights: train it with notebooks/train_source.ipynb, or give "
                                 "the path of a state_dict as `weights`")

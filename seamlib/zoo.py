@@ -112,10 +112,12 @@ def download(name: str) -> dict[str, Tensor]:
 
 
 def in_order(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` under the names of `model`, whose tensors come in the same order; as it is, where the shapes differ."""
+    """`state` under the names of `model`, whose tensors come in the same order; as it is, if it has one of these names, or other shapes."""
     want = model.state_dict()
-    same = [t.shape for t in state.values()] == [t.shape for t in want.values()]
-    return dict(zip(want, state.values(), strict=True)) if same else dict(state)
+    renamed = not set(state) & set(want)
+    if renamed and [t.shape for t in state.values()] == [t.shape for t in want.values()]:
+        return dict(zip(want, state.values(), strict=True))
+    return dict(state)
 
 
 def _timm() -> ModuleType:

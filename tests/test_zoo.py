@@ -1,8 +1,10 @@
 """Models of timm and torchvision as sources."""
 
+import copy
 import sys
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -28,7 +30,7 @@ def test_what_a_library_says_of_a_model_is_put_inside_of_it():
     model = models.build("timm/mobilenetv3_small_050-folder:x", 3)
     x = torch.rand(1, 3, 64, 64)
     constants = [torch.tensor(v).view(3, 1, 1) for v in zoo.trained("timm/mobilenetv3_small_050").constants]
-    bare = __import__("timm").create_model("mobilenetv3_small_050", num_classes=3).eval()
+    bare = timm.create_model("mobilenetv3_small_050", num_classes=3).eval()
     bare.load_state_dict(model.state_dict())  # nothing was added to it
     torch.testing.assert_close(model(x), bare((x - constants[0]) / constants[1]))
 
@@ -121,8 +123,6 @@ def test_layers_of_timm_taken_apart_answer_the_same_at_any_size(lite):
 
 
 def test_a_network_of_timm_can_be_compacted(lite):
-    import copy
-
     masked = copy.deepcopy(lite)
     with torch.no_grad():
         for m in masked.modules():

@@ -135,9 +135,10 @@ def slow_in_bf16(layer: nn.Module) -> bool:
         max(layer.stride) > 1 or max(layer.kernel_size) > 3) and layer.weight.dtype == torch.float32
 
 
-def _in_fp32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _in_fp32(forward: Callable[..., Tensor], *args: Tensor, **named: Tensor) -> Tensor:
+    (x,) = (*args, *named.values())
     with torch.autocast("cpu", enabled=False):
-        return forward(x.float()).to(x.dtype)
+        return forward(*(t.float() for t in args), **{name: t.float() for name, t in named.items()}).to(x.dtype)
 
 
 def _lower_input(layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:

@@ -113,3 +113,24 @@ def test_a_layer_called_by_keyword_is_lowered_as_well():
     model = nn.ModuleList([nn.Linear(3, 2)])
     ready, _ = lowering.prepared(model, (), "bf16")
     assert ready[0](input=torch.rand(4, 3)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+def test_convolutions_by_channel_that_are_slow_in_bf16_stay_in_fp32(keyword):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.slow, self.quick = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, 2, 1, groups=8), nn.Conv2d(
+                8, 8, 3, 1, 1, groups=8)
+
+        def forward(self, x):
+            x = self.wide(x)
+            return self.quick(self.slow(input=x) if keyword else self.slow(x)).mean((2, 3))
+    torch.manual_seed(0)
+    model = Network().eval()
+    ready, _ = lowering.prepared(model, (), "bf16")
+    dtypes = [m.weight.dtype for m in (ready.wide, ready.slow, ready.quick)]
+    assert dtypes == [torch.bfloat16, torch.float32, torch.bfloat16]
+    x = torch.rand(4, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(ready(x).float(), model(x).float(), rtol=0.05, atol=0.02)
