@@ -112,7 +112,10 @@ def download(name: str) -> dict[str, Tensor]:
 
 
 def in_order(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` under the names of `model`, whose tensors come in the same order; as it is, if it has one of these names, or other shapes."""
+    """`state` under the names of `model`, whose tensors come in the same order.
+
+    As it is, if it has one of these names, or other shapes.
+    """
     want = model.state_dict()
     renamed = not set(state) & set(want)
     if renamed and [t.shape for t in state.values()] == [t.shape for t in want.values()]:
