@@ -12,35 +12,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .channels import channel_groups
+from .channels import Channels, channel_groups
 
 
 class _Gated(torch.autograd.Function):
-    """The score where its channel's gate is above 0, else -1; a gate has the gradients of its kept weights, summed."""
+    """The score where the gate of its output channel is above 0, else -1.
+
+    The gate of an input channel has the gradients of the kept weights that read it, summed.
+    """
 
     @staticmethod
-    def forward(ctx: Any, score: Tensor, gate: Tensor) -> Tensor:
-        ctx.save_for_backward(score)
-        ctx.shape = gate.shape
-        return torch.where(gate > 0, score, -1.0)
+    def forward(ctx: Any, score: Tensor, out: Tensor, into: Tensor) -> Tensor:
+        gated = torch.where(out > 0, score, -1.0)
+        ctx.save_for_backward(gated > 0)
+        ctx.shape = into.shape
+        return gated
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        (score,) = ctx.saved_tensors
-        return grad, (grad * (score > 0)).sum_to_size(ctx.shape)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, Tensor]:
+        (kept,) = ctx.saved_tensors
+        return grad, None, (grad * kept).sum_to_size(ctx.shape)
 
 
 class Gates:
     """A *gate* is the score of a group of channels, those of which `compact` can take out all or none.
 
     A weight then is kept where its score and the gate of its output channel are above 0. Gates begin at 1, like scores.
+    A gate's gradient is that of scaling what is read of its channels (the first-order term of Molchanov et al., CVPR
+    2019). Scaling what writes them would not do: batch norm behind a channel undoes it, and the gradient is zero.
     `values` [groups], or [K, groups] for K problems.
     """
 
     def __init__(self, model: nn.Module, example: Tensor):
         """`example` [B, ...]: images that `model` takes. Raises ValueError if it does not, or cannot be traced."""
         layers, groups = channel_groups(model, example)
-        self.layers = {name: (layer.into.to(example.device), layer.out.to(example.device), layer.share)
+        self.layers = {name: Channels(layer.into.to(example.device), layer.out.to(example.device), layer.share)
                        for name, layer in layers.items()}
         if away := layers.keys() - dict(model.named_parameters(remove_duplicate=False)).keys():
             raise ValueError(f"{min(away)} has another name in {type(model).__name__}, a part of which is wrapped (by "
@@ -55,7 +61,8 @@ class Gates:
 
     def scores(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """`scores`, but -1 wherever the gate of the output channel is shut. Differentiable in both."""
-        return {name: _Gated.apply(s, self._at(name, s.dim())) if name in self.layers else s
+        values = _with_fixed(self.values)
+        return {name: self._gated(s, values, self.layers[name]) if name in self.layers else s
                 for name, s in scores.items()}
 
     def multiply_adds(self, opened: Tensor) -> Tensor:
@@ -65,8 +72,8 @@ class Gates:
         its share of output channels.
         """
         opened = _with_fixed(opened)
-        parts = [share * opened[..., into].mean(-1) * opened[..., out].mean(-1)
-                 for into, out, share in self.layers.values()]
+        parts = [layer.share * opened[..., layer.into].mean(-1) * opened[..., layer.out].mean(-1)
+                 for layer in self.layers.values()]
         return torch.stack(parts).sum(0)
 
     def add_pressure(self, weight: Tensor) -> None:
@@ -76,9 +83,13 @@ class Gates:
             (push,) = torch.autograd.grad(self.multiply_adds(opened).sum(), opened)
         self.values.grad = weight * push + (0 if self.values.grad is None else self.values.grad)
 
-    def _at(self, name: str, rank: int) -> Tensor:
-        values = _with_fixed(self.values)[..., self.layers[name][1]]
-        return values.reshape(*values.shape, *[1] * (rank - values.dim()))
+    @staticmethod
+    def _gated(score: Tensor, values: Tensor, layer: Channels) -> Tensor:
+        *lead, _ = values.shape
+        kernel = [1] * (score.dim() - len(lead) - 2)
+        out = values.detach()[..., layer.out].reshape(*lead, -1, 1, *kernel)
+        gated: Tensor = _Gated.apply(score, out, values[..., layer.into].reshape(*lead, 1, -1, *kernel))
+        return gated
 
 
 def _with_fixed(values: Tensor) -> Tensor:

@@ -66,19 +66,38 @@ def test_what_the_gates_promise_compaction_delivers(share, seed):
     assert float(gates.multiply_adds(opened)) == pytest.approx(after / before)
 
 
-def test_a_gate_has_the_gradients_of_its_kept_weights(chain):
+def test_a_gate_has_the_gradients_of_the_kept_weights_that_read_its_channel(chain):
     gates = Gates(chain, IMAGE)
-    score = torch.randn(4, 1, 3, 3, requires_grad=True)
-    gates.values.data[1] = -1
-    weight = torch.randn(4, 1, 3, 3)
-    out = gates.scores({"0.weight": score, "0.bias": score})
-    assert out["0.bias"] is score  # a channel without weights is a constant whatever its bias
-    assert (out["0.weight"][1] == -1).all()
-    assert torch.equal(out["0.weight"][0], score[0])
-    (out["0.weight"] * weight).sum().backward()
+    score = torch.randn(6, 4, 3, 3, requires_grad=True)
+    gates.values.data[[1, 5]] = -1  # the second channel that it reads, the second that it writes
+    weight = torch.randn(6, 4, 3, 3)
+    out = gates.scores({"3.weight": score, "3.bias": score})
+    assert out["3.bias"] is score  # a channel without weights is a constant whatever its bias
+    assert (out["3.weight"][1] == -1).all()
+    assert torch.equal(out["3.weight"][0], score[0])
+    (out["3.weight"] * weight).sum().backward()
     torch.testing.assert_close(score.grad, weight)  # straight through the shut gate as well
-    torch.testing.assert_close(gates.values.grad[:4], (weight * (score > 0)).sum((1, 2, 3)))
+    kept = (score > 0) & (torch.arange(6) != 1).reshape(6, 1, 1, 1)
+    torch.testing.assert_close(gates.values.grad[:4], (weight * kept).sum((0, 2, 3)))
     assert not gates.values.grad[4:].any()
+
+
+def test_a_gate_learns_what_its_channel_is_worth_behind_a_norm_of_the_batch():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3),
+                          nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)).eval()
+    x, y = torch.randn(8, 1, 8, 8), torch.randint(3, (8,))
+    gates = Gates(model, IMAGE)
+    weights = {name: model.get_parameter(name).detach() for name in gates.layers}
+    opened = gates.scores({name: torch.ones_like(w) for name, w in weights.items()})
+    model.train()
+    masked = {name: w * opened[name] for name, w in weights.items()}
+    nn.functional.cross_entropy(torch.func.functional_call(model, masked, (x,)), y).backward()
+    scale = torch.ones(4, 1, 1, requires_grad=True)
+    model[3].register_forward_pre_hook(lambda _, read: read[0] * scale)
+    nn.functional.cross_entropy(model(x), y).backward()
+    torch.testing.assert_close(gates.values.grad[:4], scale.grad.flatten())
+    assert float(scale.grad.abs().min()) > 1e-4  # scaling what writes the channel has none: the norm undoes it
 
 
 def test_the_pressure_on_a_gate_is_what_its_channel_costs(chain):
