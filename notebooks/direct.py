@@ -218,7 +218,7 @@ def ablation(preset: str, notebook: str, problem: str = "target_superclass_idx")
         apart = "," not in p["path"]
         ignored = {problem, "seed", *(("path", "epochs") if apart else ())}
         changes = [f"{k} {v}" for k, v in p.items() if v != cells[0][k] and k not in ignored]
-        label = "each alpha by itself" if apart else ", ".join(changes) or "default"
+        label = "each alpha by itself" if apart else ", ".join(changes) or "unchanged"
         groups.setdefault(label, []).append(found.get(records.key(p)))
     rows = []
     for label, of in groups.items():

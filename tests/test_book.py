@@ -153,8 +153,8 @@ def test_an_ablation_has_a_row_a_setting_and_joins_searches_of_single_alphas(mon
     monkeypatch.setattr(report.run, "cells", lambda *_: [[("direct_multiclass", p) for p in cells]])
     monkeypatch.setattr(report, "of_preset", lambda *_: found)
     table = direct.ablation("x", "direct_multiclass").set_index("setting")
-    assert list(table.index) == ["default", "norms frozen", "each alpha by itself"]
-    assert table["10% to 50%: points"].tolist() == pytest.approx([5, -10, 10])  # of the default: 10 and 0
+    assert list(table.index) == ["unchanged", "norms frozen", "each alpha by itself"]
+    assert table["10% to 50%: points"].tolist() == pytest.approx([5, -10, 10])  # of the unchanged: 10 and 0
     assert table["at 10.11%: points"].tolist() == pytest.approx([5, -10, 10])
     assert table["smallest"].tolist() == pytest.approx([0.03, 0.01, 0.02])
     assert table["searches"].tolist() == [2, 1, 1]
@@ -411,8 +411,8 @@ def test_pages_are_stripped_short_celled_and_their_figures_have_words(path):
     assert len(names) == len(set(names))
 
 
-def test_there_are_five_walkthroughs_each_with_a_prediction_and_three_solved_exercises():
-    assert len(WALKTHROUGHS) == 5
+def test_there_are_six_walkthroughs_each_with_a_prediction_and_three_solved_exercises():
+    assert len(WALKTHROUGHS) == 6
     for path in WALKTHROUGHS:
         cells = nbformat.read(path, 4).cells
         text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
