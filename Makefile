@@ -1,6 +1,7 @@
 # make report   compute the digits results on this machine and render the book
 # make test     lint, types and tests
 # make kill-test  a grid killed at 50 random moments, resumed, against one that nobody disturbs
+# make cluster-test  six cells through Slurm on this machine; root, with Debian's slurm-wlm and munge
 # make pdf      the book that `make report` made, as _build/book.pdf; needs Chromium
 # make bench    speed of a search step, against the published loop and plain training
 # Each sets up what it needs: .venv with the versions of requirements.lock.
@@ -12,7 +13,7 @@ BIN := .venv/bin
 READY := .venv/ready
 UV := $(BIN)/uv
 
-.PHONY: report test check kill-test bench pdf lock clean
+.PHONY: report test check kill-test cluster-test bench pdf lock clean
 
 report: $(READY)
 	rm -rf runs/report
@@ -31,6 +32,9 @@ check: $(READY)
 
 kill-test: $(READY)
 	$(BIN)/python tests/kills.py 50
+
+cluster-test: $(READY)
+	$(BIN)/python tests/slurm.py
 
 pdf: $(READY)
 	$(BIN)/jupyter-book build book -n -W --keep-going --all -q --builder singlehtml

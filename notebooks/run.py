@@ -3,6 +3,7 @@
     python notebooks/run.py cell direct_binary -p target_class=5
     python notebooks/run.py grid quick --jobs 2
     python notebooks/run.py grid paper -p target_class=0
+    python notebooks/run.py status cifar10
     python notebooks/run.py keep runs/direct_binary/*.json
     python notebooks/run.py verify book/results/direct_binary/*.json
     python notebooks/run.py pages
@@ -22,13 +23,15 @@ import itertools
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import cluster
 import invitation
 import papermill
 import psutil
+import status
 from cells import KEPT, ROOT, Cell, cells, check, checked, command as command, declared as declared, presets as presets
 from verify import KINDS, recompute
 
@@ -43,10 +46,14 @@ STARTS = 3  # of a kernel, before it is given up
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, what, text in (("cell", "notebook", "run one notebook"), ("grid", "preset", "run a preset of grid.yml")):
+    for verb, what, text in (("cell", "notebook", "run one notebook"), ("grid", "preset", "run a preset of grid.yml"),
+                             ("status", "preset", "say which cells of a preset are done, run, failed or are missing")):
         sub = verbs.add_parser(verb, help=text)
         sub.add_argument(what)
         sub.add_argument("-p", action="append", default=[], metavar="NAME=VALUE", dest="given")
+        if verb == "cell":
+            sub.add_argument("--gpu", action="store_true", help="wait for a GPU that no other such cell has")
+            sub.add_argument("--link", type=Path, help="put a link to the record here")
         if verb == "grid":
             sub.add_argument("--jobs", default=1, help="cells at a time")
     for verb, text in (("keep", "copy records and masks to book/results"), ("verify", "recompute records from masks")):
@@ -59,9 +66,11 @@ def main(argv: list[str] | None = None) -> int:
         jobs = records.typed("--jobs", getattr(args, "jobs", 1), "int")
         records.check_least(1, **{"--jobs": jobs})
         if args.verb == "cell":
-            return run_stages([[(args.notebook, checked(args.notebook, split_given(args.given)))]], 1)
+            return one(args.notebook, checked(args.notebook, split_given(args.given)), args.gpu, args.link)
         if args.verb == "grid":
             return run_stages(cells(args.preset, split_given(args.given)), jobs)
+        if args.verb == "status":
+            return status.told(cells(args.preset, split_given(args.given)), recorded)
         if args.verb == "pages":
             return pages(jobs)
     except (ValueError, OSError, ImportError) as e:
@@ -92,6 +101,20 @@ def split_given(given: list[str]) -> dict[str, Any]:
                                                 "is no NAME=VALUE: such as -p target_class=5"))
         found[name] = value
     return found
+
+
+def one(notebook: str, parameters: dict[str, Any], gpu: bool = False, link: Path | None = None) -> int:
+    """Run one cell; with `gpu`, on a GPU that it shares with no other such cell. 0 if its record is there."""
+    with cluster.own_gpu(_gpus()) if gpu else contextlib.nullcontext() as number:
+        if number is not None and parameters["device"] in ("auto", "cuda"):
+            parameters["device"] = f"cuda:{number}"
+        failed = run_stages([[(notebook, parameters)]], 1)
+    path = recorded(notebook, parameters)
+    if link is not None and not failed and path:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(path, link.parent))
+    return failed
 
 
 def finished(notebook: str, parameters: dict[str, Any]) -> Path | None:
@@ -166,7 +189,7 @@ def run_cell(notebook: str, parameters: dict[str, Any]) -> int:
     stem = records.place(parameters["runs"], ROOT) / notebook / records.key(parameters)
     what, where = f"{notebook} {stem.name}", f"log in {stem.with_suffix('.log')}"
     stem.parent.mkdir(parents=True, exist_ok=True)
-    with open(stem.with_suffix(".lock"), "w") as lock, open(stem.with_suffix(".log"), "a") as log:
+    with open(stem.with_suffix(".lock"), "a+") as lock, open(stem.with_suffix(".log"), "a") as log:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -176,21 +199,35 @@ def run_cell(notebook: str, parameters: dict[str, Any]) -> int:
             print(f"{what}: has a record, {done}\n", end="", flush=True)
             return 0
         print(f"{what}: running, {where}\n", end="", flush=True)
+        status.begin(lock)
         try:
             execute(ROOT / "notebooks" / f"{notebook}.ipynb", stem.with_suffix(".ipynb"), parameters=parameters,
                     log_output=True, stdout_file=log, stderr_file=log)
         except papermill.PapermillExecutionError as e:
-            print(f"{what}: failed at cell {e.exec_count}, {where}\n{e.ename}: {e.evalue}\n", end="", file=sys.stderr)
-            return 1
+            return _failed(lock, f"{what}: failed at cell {e.exec_count}, {where}", f"{e.ename}: {e.evalue}")
         except RuntimeError as e:  # a kernel that died: by the system's hand, most often, for want of memory
-            print(f"{what}: {e}, {where}\n", end="", file=sys.stderr)
-            return 1
+            return _failed(lock, f"{what}: {e}, {where}", str(e))
         done = recorded(notebook, parameters)
         if done is None:
-            print(f"{what}: ended without a record, {where}\n", end="", file=sys.stderr)
-            return 1
+            return _failed(lock, f"{what}: ended without a record, {where}", "ended without a record")
         print(f"{what}: wrote {done}\n", end="", flush=True)
         return 0
+
+
+def _failed(lock: IO[str], said: str, error: str) -> int:
+    """Say on stderr what happened to a cell, and in its lock file the error. 1."""
+    print(f"{said}\n{error}\n" if error not in said else f"{said}\n", end="", file=sys.stderr)
+    status.failed(lock, error)
+    return 1
+
+
+def check_all(stages: Iterable[list[Cell]]) -> None:
+    """Every cell's own checks; ValueError, with the cell's name, for the first that does not pass."""
+    for notebook, parameters in itertools.chain(*stages):
+        try:
+            check(notebook, parameters)
+        except (ValueError, OSError) as e:
+            raise ValueError(f"{notebook} {records.key(parameters)}: {e}") from e
 
 
 def run_stages(stages: list[list[Cell]], jobs: int) -> int:
@@ -198,11 +235,7 @@ def run_stages(stages: list[list[Cell]], jobs: int) -> int:
 
     Every cell's own checks come before the first cell.
     """
-    for notebook, parameters in itertools.chain(*stages):
-        try:
-            check(notebook, parameters)
-        except (ValueError, OSError) as e:
-            raise ValueError(f"{notebook} {records.key(parameters)}: {e}") from e
+    check_all(stages)
     os.environ |= _share(jobs)  # kernels inherit it
     gpus = _gpus() if jobs > 1 else 0
     for stage in stages:

@@ -1,0 +1,98 @@
+"""What a cell takes of a machine: cores, memory, minutes, and a GPU that no other cell has."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cells import ROOT, Cell, declared
+
+from seamlib import records
+
+NEEDS = ("cpus", "memory_mb", "minutes", "gpus")
+WAIT = 5.0  # seconds before all GPUs are tried again
+
+
+def resources() -> dict[str, dict[str, int]]:
+    """Notebook -> what a cell of it needs, by the names of NEEDS: the table notebooks/resources.yml.
+
+    Raises ValueError for a notebook that is not there, or a need that is missing or no whole number from 0 on.
+    """
+    path = ROOT / "notebooks" / "resources.yml"
+    try:
+        table = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as e:
+        raise ValueError(f"{path.relative_to(ROOT)} cannot be read: {' '.join(str(e).split())}") from e
+    there = sorted(p.stem for p in (ROOT / "notebooks").glob("*.ipynb"))
+    if not isinstance(table, dict) or sorted(table) != there:
+        raise ValueError(f"notebooks/resources.yml is of {', '.join(map(str, table or ['nothing']))}: it must have a "
+                         f"line for each of {', '.join(there)}")
+    for notebook, need in table.items():
+        if not isinstance(need, dict) or sorted(need) != sorted(NEEDS):
+            raise ValueError(f"notebooks/resources.yml has {need!r} for {notebook}: it must give {', '.join(NEEDS)}")
+        for name, value in need.items():
+            need[name] = records.typed(f"{name} of {notebook} in notebooks/resources.yml", value, "int")
+            records.check_least(int(name != "gpus"), **{f"{name} of {notebook} in notebooks/resources.yml": need[name]})
+    return table
+
+
+def arguments(notebook: str, parameters: dict[str, Any]) -> list[str]:
+    """The -p arguments of `run.py cell` for these parameters; those at their defaults are left out."""
+    defaults = {name: default for name, (_, default) in declared(notebook).items()}
+    return list(itertools.chain(*(("-p", f"{name}={value}") for name, value in parameters.items()
+                                  if value != defaults[name])))
+
+
+@contextlib.contextmanager
+def own_gpu(gpus: int) -> Iterator[int]:
+    """The number of one of `gpus` GPUs of this machine that no other process holds by this; waits until there is one.
+
+    It is given up when the process ends, however it ends. Raises ValueError if `gpus` is 0.
+    """
+    if not gpus:
+        raise ValueError("no GPU is visible here: give this cell's notebook gpus: 0 in notebooks/resources.yml, or run "
+                         "it where there is one")
+    for number in itertools.cycle(range(gpus)):
+        with open(Path(tempfile.gettempdir()) / f"seamlib-gpu-{number}.lock", "a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if number == gpus - 1:
+                    time.sleep(WAIT)
+                continue
+            yield number
+            return
+
+
+def plan(grids: Iterable[list[list[Cell]]], done: Callable[..., Any]) -> tuple[
+        dict[str, Cell], list[str], dict[str, list[str]]]:
+    """(Link -> cell, of all; the links of those that are not `done(notebook, parameters)`; what each link waits for).
+
+    A cell waits for those that are not done in the earlier stages of its grid.
+    """
+    cells: dict[str, Cell] = {}
+    wanted: list[str] = []
+    before: dict[str, list[str]] = {}
+    for grid in grids:
+        earlier: list[str] = []
+        for stage in grid:
+            links = {link(*cell): cell for cell in stage}
+            for place in links:
+                before[place] = [*dict.fromkeys([*before.get(place, []), *earlier])]
+            new = [place for place, cell in links.items() if place not in cells and not done(*cell)]
+            cells |= links
+            wanted += new
+            earlier = [*earlier, *(place for place in links if place in wanted)]
+    return cells, wanted, before
+
+
+def link(notebook: str, parameters: dict[str, Any]) -> str:
+    """Where the link to a cell's record is, as its record's own name is not known before it has run."""
+    return str(records.place(parameters["runs"], ROOT) / "cells" / f"{notebook}-{records.key(parameters)}")
