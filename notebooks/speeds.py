@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import statistics
 from collections.abc import Mapping
 from typing import Any
@@ -79,3 +81,26 @@ def whole_search(results: Mapping[str, Any], default: str = "cifar10", published
     ours, theirs = (report.settings(name, "direct_binary")["epochs"] for name in (default, published))
     seconds = {name: statistics.median(times) for name, times in results["whole"].items()}
     return theirs * seconds["published"] / (ours * seconds["default"])
+
+
+def published() -> pd.DataFrame:
+    """A row a preset and model of SeaM's own settings: `cells`, epochs of each, `seconds an epoch` as records of the
+    same notebook, model and data measured them (the median; NaN where there is none), `core hours` of all its cells."""
+    everything = report.everything()
+    rows = []
+    notebooks = ("direct_binary", "direct_multiclass", "indirect_reuse")
+    for preset in dict.fromkeys(name for book in notebooks for name in report.run.presets(book) if "paper" in name):
+        groups: dict[tuple[str, str, str, int], int] = {}
+        for notebook, p in itertools.chain(*report.run.cells(preset, {})):
+            steps = (1, 2, 3) if p.get("method") == "seam" else (3,)  # of indirect reuse; the others only fine-tune
+            epochs = p["epochs"] if "epochs" in p else sum(p[f"epochs_s{step}"] for step in steps)
+            of = notebook, p.get("model", ""), p.get("dataset", ""), epochs
+            groups[of] = groups.get(of, 0) + 1
+        for (notebook, model, data, epochs), cells in groups.items():
+            times = [r.results["search_seconds"] / r.parameters["epochs"] for r in everything
+                     if r.experiment == notebook and r.results.get("search_seconds")
+                     and (r.parameters["model"], r.parameters["dataset"]) == (model, data)]
+            seconds = statistics.median(times) if times else math.nan
+            rows.append({"preset": preset, "model": model, "data": data, "cells": cells, "epochs": epochs,
+                         "seconds an epoch": seconds, "core hours": cells * epochs * seconds / 3600})
+    return pd.DataFrame(rows)

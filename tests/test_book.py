@@ -20,6 +20,7 @@ import papermill
 import pytest
 import report
 import run
+import speeds
 import students
 import torch
 import yaml
@@ -292,6 +293,17 @@ def test_a_cell_with_other_settings_is_no_control_and_a_cell_on_two_devices_is_o
     assert all("-cuda-" in stem for stem in found["record"])
     assert direct.from_scratch() == anew
     assert direct.told(report.of_preset("cifar100", "direct_multiclass")) == text
+
+
+def test_the_time_of_the_published_matrix_is_of_its_cells_and_of_records():
+    table = speeds.published()
+    assert table.groupby("preset")["cells"].sum().to_dict() == {
+        name: sum(map(len, run.cells(name, {}))) for name in table["preset"].unique()}
+    assert {"paper", "paper-vgg16", "paper-imagenet", "paper-transfer"} <= set(table["preset"])
+    (row,) = table[table["preset"] == "paper"].to_dict("records")
+    assert row["core hours"] == pytest.approx(10 * 300 * row["seconds an epoch"] / 3600)
+    assert set(table[table["model"] == "resnet18"]["epochs"]) == {70, 300, 900}
+    assert table[table["data"] == "imagenet"]["core hours"].isna().all()
 
 
 @pytest.mark.parametrize("notebook", ["retrain", "inference_cost"])
