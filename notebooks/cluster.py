@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -40,6 +41,8 @@ def resources() -> dict[str, dict[str, int]]:
         for name, value in need.items():
             need[name] = records.typed(f"{name} of {notebook} in notebooks/resources.yml", value, "int")
             records.check_least(int(name != "gpus"), **{f"{name} of {notebook} in notebooks/resources.yml": need[name]})
+        if need["gpus"] > 1:
+            raise ValueError(f"gpus of {notebook} in notebooks/resources.yml is {need['gpus']}: a cell uses one, or 0")
     return table
 
 
@@ -52,15 +55,19 @@ def arguments(notebook: str, parameters: dict[str, Any]) -> list[str]:
 
 @contextlib.contextmanager
 def own_gpu(gpus: int) -> Iterator[int]:
-    """The number of one of `gpus` GPUs of this machine that no other process holds by this; waits until there is one.
+    """The number of one of the `gpus` that this process sees, which no other process of this user holds by this.
 
+    Waits until there is one. What a scheduler gave to this process alone (CUDA_VISIBLE_DEVICES) it need not wait for.
     It is given up when the process ends, however it ends. Raises ValueError if `gpus` is 0.
     """
     if not gpus:
         raise ValueError("no GPU is visible here: give this cell's notebook gpus: 0 in notebooks/resources.yml, or run "
                          "it where there is one")
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    devices = devices if len(devices) == gpus and all(devices) else [*map(str, range(gpus))]
     for number in itertools.cycle(range(gpus)):
-        with open(Path(tempfile.gettempdir()) / f"seamlib-gpu-{number}.lock", "a") as lock:
+        name = f"seamlib-gpu-{os.getuid()}-{devices[number].replace('/', '_')}.lock"
+        with open(Path(tempfile.gettempdir()) / name, "a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -91,6 +98,20 @@ def plan(grids: Iterable[list[list[Cell]]], done: Callable[..., Any]) -> tuple[
             wanted += new
             earlier = [*earlier, *(place for place in links if place in wanted)]
     return cells, wanted, before
+
+
+def forget(links: Iterable[str]) -> None:
+    """Remove these links: of cells whose record is not there, or is of other weights or data than there are now."""
+    for place in links:
+        Path(place).unlink(missing_ok=True)
+
+
+def make_link(place: Path, record: Path) -> None:
+    """A link to `record` at `place`, in the place of one that is there, in one step."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    new = place.with_name(f"{place.name}.{os.getpid()}.part")
+    new.symlink_to(os.path.relpath(record, place.parent))
+    os.replace(new, place)
 
 
 def link(notebook: str, parameters: dict[str, Any]) -> str:

@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.verb == "grid":
             return run_stages(cells(args.preset, split_given(args.given)), jobs)
         if args.verb == "status":
-            return status.told(cells(args.preset, split_given(args.given)), recorded)
+            return status.told(cells(args.preset, split_given(args.given)), recorded, compare)
         if args.verb == "pages":
             return pages(jobs)
     except (ValueError, OSError, ImportError) as e:
@@ -111,15 +111,13 @@ def one(notebook: str, parameters: dict[str, Any], gpu: bool = False, link: Path
         failed = run_stages([[(notebook, parameters)]], 1)
     path = recorded(notebook, parameters)
     if link is not None and not failed and path:
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(path, link.parent))
+        cluster.make_link(link, path)
     return failed
 
 
-def finished(notebook: str, parameters: dict[str, Any]) -> Path | None:
+def finished(notebook: str, parameters: dict[str, Any], anywhere: bool = False) -> Path | None:
     """The record of this cell, if it was made from what is there now; if that has changed or is missing, it is said."""
-    if path := recorded(notebook, parameters):
+    if path := recorded(notebook, parameters, anywhere):
         try:
             compare(records.read(path), parameters)
         except (ValueError, OSError, KeyError) as e:
@@ -129,11 +127,11 @@ def finished(notebook: str, parameters: dict[str, Any]) -> Path | None:
     return path
 
 
-def recorded(notebook: str, parameters: dict[str, Any]) -> Path | None:
+def recorded(notebook: str, parameters: dict[str, Any], anywhere: bool = False) -> Path | None:
     """The record of this cell, if there is a whole one with its files and, if one was asked for by name, in the same
-    precision."""
+    precision. With `anywhere` and the device "auto", that of any kind of device: other machines may have made it."""
     folder = records.place(parameters["runs"], ROOT) / notebook
-    kind = runtime.device(parameters["device"]).type
+    kind = "*" if anywhere and parameters["device"] == "auto" else runtime.device(parameters["device"]).type
     wanted = parameters.get("precision", "auto")
     for path in folder.glob(f"*-{kind}-{records.key(parameters)}.json"):
         with contextlib.suppress(ValueError, OSError, KeyError):
@@ -210,6 +208,7 @@ def run_cell(notebook: str, parameters: dict[str, Any]) -> int:
         done = recorded(notebook, parameters)
         if done is None:
             return _failed(lock, f"{what}: ended without a record, {where}", "ended without a record")
+        status.done(lock)
         print(f"{what}: wrote {done}\n", end="", flush=True)
         return 0
 
@@ -257,6 +256,10 @@ def _run(cell: Cell) -> int:
         return run_cell(*cell)
     except (ValueError, OSError) as e:
         print(f"{cell[0]} {records.key(cell[1])}: {type(e).__name__}: {e}\n", end="", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a full disk, it may be
+            stem = records.place(cell[1]["runs"], ROOT) / cell[0] / records.key(cell[1])
+            with open(stem.with_suffix(".lock"), "a+") as lock:
+                status.failed(lock, f"{type(e).__name__}: {e}")
         return 1
 
 

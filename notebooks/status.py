@@ -20,7 +20,10 @@ from cells import KEPT, ROOT, Cell
 
 from seamlib import records
 
-SAME = ("model", "dataset", "epochs", "method", "attack")  # cells that agree on these take about as long
+STATES = ("done", "running", "failed", "stopped", "outdated", "missing")
+Recorded = Callable[[str, dict[str, Any], bool], Path | None]
+Compare = Callable[[records.Record, dict[str, Any]], None]
+SAME = ("model", "dataset", "size", "method", "attack")  # cells that agree on these and all epochs take about as long
 
 
 def begin(lock: IO[str]) -> None:
@@ -29,8 +32,13 @@ def begin(lock: IO[str]) -> None:
 
 
 def failed(lock: IO[str], error: str) -> None:
-    """Say in the lock file how the cell failed."""
-    _say(lock, error=" ".join(error.split()))
+    """Say in the lock file how the cell failed: the last line of `error`."""
+    _say(lock, error=([line.strip() for line in error.splitlines() if line.strip()] or ["?"])[-1])
+
+
+def done(lock: IO[str]) -> None:
+    """Say in the lock file that nobody runs the cell, and nothing went wrong."""
+    _say(lock)
 
 
 def _say(lock: IO[str], **what: Any) -> None:
@@ -56,9 +64,12 @@ def state(lock: Path) -> dict[str, Any]:
         return {"running": False}
 
 
-def rows(stages: list[list[Cell]], recorded: Callable[[str, dict[str, Any]], Path | None]) -> list[dict[str, Any]]:
-    """One row a cell: `cell`, `state` (done, running, failed, stopped, missing), `seconds` so far, `expected` in all
-    (None where no record of its kind is there), and `what`: its record, who runs it, or the error's last line."""
+def rows(stages: list[list[Cell]], recorded: Recorded, compare: Compare) -> list[dict[str, Any]]:
+    """One row a cell: `cell`, `state` of STATES, `seconds` so far, `expected` in all (None where no record of its kind
+    is there), and `what`: its record, who runs it, the error's last line, or what its record was not made from.
+
+    `recorded(notebook, parameters, True)` is a cell's record, `compare(record, parameters)` raises if that is outdated.
+    """
     expected = _expected()
     found = []
     for notebook, parameters in (cell for stage in stages for cell in stage):
@@ -69,9 +80,13 @@ def rows(stages: list[list[Cell]], recorded: Callable[[str, dict[str, Any]], Pat
         if now["running"]:
             row |= {"state": "running", "seconds": time.time() - now.get("since", time.time()),
                     "what": f"process {now.get('pid', '?')} on {now.get('host', '?')}"}
-        elif path := recorded(notebook, parameters):
-            seconds = records.read(path).seconds
-            row |= {"state": "done", "seconds": seconds, "expected": seconds, "what": path.name}
+        elif path := recorded(notebook, parameters, True):
+            record = records.read(path)
+            row |= {"state": "done", "seconds": record.seconds, "expected": record.seconds, "what": path.name}
+            try:
+                compare(record, parameters)
+            except (ValueError, OSError, KeyError) as e:
+                row |= {"state": "outdated", "seconds": 0.0, "what": str(e)}
         elif "error" in now:
             row |= {"state": "failed", "what": now["error"]}
         elif "since" in now:
@@ -80,35 +95,34 @@ def rows(stages: list[list[Cell]], recorded: Callable[[str, dict[str, Any]], Pat
     return found
 
 
-def told(stages: list[list[Cell]], recorded: Callable[[str, dict[str, Any]], Path | None]) -> int:
+def told(stages: list[list[Cell]], recorded: Recorded, compare: Compare) -> int:
     """Print the table, and the sums. 0 if all cells are done."""
-    found = rows(stages, recorded)
+    found = rows(stages, recorded, compare)
     width = max(len(row["cell"]) for row in found)
     for row in found:
         print(f"{row['cell']:{width}}  {row['state']:8} {_time(row['seconds']):>9} of {_time(row['expected']):>9}  "
               f"{row['what']}"[:160].rstrip())
-    counts = {name: sum(row["state"] == name for row in found)
-              for name in ("done", "running", "failed", "stopped", "missing")}
+    counts = {name: sum(row["state"] == name for row in found) for name in STATES}
     left = [row["expected"] and max(row["expected"] - row["seconds"], 0) for row in found if row["state"] != "done"]
     print(", ".join(f"{n} {name}" for name, n in counts.items() if n) + f"; spent {_time(_sum(found, 'seconds'))}"
           + (f", left about {_time(sum(s or 0 for s in left))} of one cell at a time" if any(left) else "")
           + (f", not counting {left.count(None)} cells of whose kind there is no record" if None in left else ""))
-    for line in _mixed(found, stages, recorded):
+    for line in _mixed(stages, recorded):
         print(line)
     return int(counts["done"] < len(found))
 
 
-def _mixed(found: list[dict[str, Any]], stages: list[list[Cell]],
-           recorded: Callable[[str, dict[str, Any]], Path | None]) -> list[str]:
-    """What the records of these cells do not agree on although they should: weights, data, code."""
+def _mixed(stages: list[list[Cell]], recorded: Recorded) -> list[str]:
+    """What the records of these cells do not agree on although they should: weights, data, precision; changed code."""
     seen: dict[tuple[str, ...], dict[str, str]] = {}
     for notebook, parameters in (cell for stage in stages for cell in stage):
-        if path := recorded(notebook, parameters):
+        if path := recorded(notebook, parameters, True):
             r = records.read(path)
             of = tuple(str(r.parameters.get(name, "")) for name in ("model", "source", "dataset"))
-            for what in ("weights", "data"):
-                if what in r.sha256 and notebook not in ("train_source", "retrain"):
-                    seen.setdefault((what, "-".join(filter(None, of))), {}).setdefault(r.sha256[what], path.name)
+            if "model" in r.parameters and notebook not in ("train_source", "retrain"):
+                for what, value in {**r.sha256, "precision": r.precision}.items():
+                    if what in ("weights", "data", "precision"):
+                        seen.setdefault((what, "-".join(filter(None, of))), {}).setdefault(value, path.name)
             if r.dirty:
                 seen.setdefault(("changed code", r.commit[:8]), {})[path.name] = path.name
     return [f"careful: the {what} of {of} are not the same everywhere: " + ", ".join(
@@ -126,7 +140,8 @@ def _expected() -> dict[tuple[Any, ...], float]:
 
 
 def _kind(notebook: str, parameters: Any) -> tuple[Any, ...]:
-    return notebook, *(parameters.get(name) for name in SAME)
+    epochs = tuple(value for name, value in sorted(parameters.items()) if name.startswith("epochs"))
+    return notebook, epochs, *(parameters.get(name, records.LATER.get(name)) for name in SAME)
 
 
 def _sum(found: list[dict[str, Any]], column: str) -> float:

@@ -49,7 +49,7 @@ def test_a_dry_run_of_every_preset_lists_the_cells_of_run_py(runs):
     assert done.returncode == 0, done.stdout + done.stderr
     listed = re.findall(r"^    output: .*/cells/(\w+)-([0-9a-f]{8})$", done.stdout + done.stderr, re.MULTILINE)
     wanted = {(notebook, records.key(p)) for preset in presets
-              for notebook, p in itertools.chain(*run.cells(preset, {"runs": str(runs)} if preset else {}))}
+              for notebook, p in itertools.chain(*run.cells(preset, {"runs": str(runs)}))}
     assert len(listed) == len(set(listed))
     assert set(listed) == wanted
 
@@ -65,7 +65,8 @@ def test_a_grid_is_planned_for_kubernetes(runs):
 @pytest.mark.parametrize(("config", "text"), [
     (["preset=qiuck"], "unknown preset 'qiuck': allowed are quick, cifar10"),
     (["epochs=3"], "no preset: give one of notebooks/grid.yml"),
-    (["preset=tiny", "prune_threshold=2"], "prune_threshold"),
+    (["preset=tiny", "prune_threshold=2"], "prune_threshold is 2.0"),
+    (["preset=5"], "unknown preset '5'"),
 ])
 def test_what_cannot_run_is_said_in_a_line_before_any_job(config, text):
     done = snakemake("local", *config)
@@ -110,6 +111,15 @@ def test_a_stage_waits_for_the_cells_of_earlier_stages_that_are_not_done():
     assert before == {place["a"]: [], place["b"]: [], place["c"]: [place["b"]], place["d"]: [place["b"]]}
 
 
+def test_a_link_to_a_record_that_is_outdated_is_forgotten(tmp_path):
+    record = tmp_path / "direct_binary/it.json"
+    cluster.make_link(tmp_path / "cells/a", record)
+    cluster.make_link(tmp_path / "cells/a", record)  # in the place of the first
+    assert os.readlink(tmp_path / "cells/a") == "../direct_binary/it.json"
+    cluster.forget([str(tmp_path / "cells/a"), str(tmp_path / "cells/b")])
+    assert not list((tmp_path / "cells").iterdir())
+
+
 def test_arguments_make_the_same_cell_again():
     for notebook, parameters in itertools.chain(*run.cells("cifar100", {}), *run.cells("ship", {})):
         given = cluster.arguments(notebook, parameters)
@@ -123,6 +133,7 @@ def test_arguments_make_the_same_cell_again():
     ("ship: {cpus: 2", "ship: {cpus: two", "cpus of ship in notebooks/resources.yml is 'two': it must be of type int"),
     ("ship: {cpus: 2", "ship: {cpus: 0", "cpus of ship in notebooks/resources.yml"),
     ("ship: {cpus: 2", "ship: {cpus: [2", "notebooks/resources.yml cannot be read"),
+    ("60, gpus: 0}\nindirect", "60, gpus: 2}\nindirect", "gpus of ship in .* is 2: a cell uses one, or 0"),
 ])
 def test_a_table_of_needs_that_is_wrong_is_said(old, new, text, tmp_path, monkeypatch):
     assert set(cluster.resources()) == {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
@@ -136,7 +147,7 @@ def test_a_table_of_needs_that_is_wrong_is_said(old, new, text, tmp_path, monkey
 
 def test_two_cells_have_two_gpus_and_a_third_waits(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(cluster, "WAIT", 0.01)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with cluster.own_gpu(2) as first:
         with cluster.own_gpu(2) as second:
             assert {first, second} == {0, 1}
@@ -146,6 +157,11 @@ def test_two_cells_have_two_gpus_and_a_third_waits(tmp_path, monkeypatch):
                 third.__enter__()
         with cluster.own_gpu(2) as again:
             assert again == second
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")  # as a scheduler gives each job one of its own
+    with cluster.own_gpu(1) as given:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
+        with cluster.own_gpu(1) as other:
+            assert given == other == 0
     with pytest.raises(ValueError, match="no GPU is visible here"), cluster.own_gpu(0):
         pass
 
@@ -156,7 +172,9 @@ def test_a_cell_that_asks_for_a_gpu_is_given_one_and_leaves_a_link(tmp_path, mon
     monkeypatch.setattr(run, "_gpus", lambda: 3)
     monkeypatch.setattr(run, "run_stages", lambda stages, jobs: seen.append(stages[0][0][1]["device"]) or 0)
     monkeypatch.setattr(run, "recorded", lambda *_: tmp_path / "direct_binary/it.json")
-    with open(tmp_path / "seamlib-gpu-0.lock", "w") as held:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "direct_binary").mkdir()
+    with open(tmp_path / f"seamlib-gpu-{os.getuid()}-0.lock", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         given = ["cell", "direct_binary", "--gpu", "--link", str(tmp_path / "cells/x")]
         assert run.main(given) == run.main([*given, "-p", "device=cpu"]) == 0
@@ -176,26 +194,32 @@ def test_status_tells_what_is_done_runs_failed_stopped_and_is_missing(tmp_path, 
     kept = tmp_path / "direct_binary/it.json"
     for name in ("running", "failed", "stopped"):
         with open(made[name][1], "a+") as lock:
-            (status.failed if name == "failed" else status.begin)(lock, *["ValueError:\n it"] * (name == "failed"))
+            (status.failed if name == "failed" else status.begin)(lock, *["Traceback\nValueError: it\n"] * (name == "failed"))
     kept.write_text((sorted((ROOT / "book/results/direct_binary").glob("*.json"))[0]).read_text())
 
-    def recorded(_, parameters):
+    def recorded(_, parameters, anywhere):
+        assert anywhere
         return kept if parameters["target_class"] == 0 else None
+
+    def other(*_):
+        raise ValueError("has other weights")
     with open(made["running"][1]) as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        code = status.told([[cell for cell, _ in made.values()]], recorded)
+        code = status.told([[cell for cell, _ in made.values()]], recorded, lambda *_: None)
     assert code == 1
     *lines, sums = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("careful")]
     assert [line.split()[2] for line in lines] == list(names)
     assert f"process {os.getpid()} on " in lines[1]
     assert lines[2].endswith("ValueError: it")
     assert sums.startswith("1 done, 1 running, 1 failed, 1 stopped, 1 missing; spent ")
-    assert status.told([[made["done"][0]]], recorded) == 0
+    assert status.told([[made["done"][0]]], recorded, lambda *_: None) == 0
+    assert status.told([[made["done"][0]]], recorded, other) == 1
+    assert capsys.readouterr().out.splitlines()[1].split()[2] == "outdated"
 
 
 def test_status_knows_how_long_cells_of_a_kind_took_and_what_it_does_not_know():
     known, unknown = run.cells("cifar100", {})[0][0], run.cells("paper-imagenet", {})[0][0]
-    rows = status.rows([[known, unknown]], lambda *_: None)
+    rows = status.rows([[known, unknown]], lambda *_: None, lambda *_: None)
     assert rows[0]["expected"] > 60
     assert rows[1]["expected"] is None
 
@@ -206,7 +230,7 @@ def test_status_says_when_records_of_one_grid_are_of_other_weights_or_changed_co
     for number, digest in enumerate(("a" * 64, "b" * 64)):
         other = {**content, "sha256": {**content["sha256"], "weights": digest}, "dirty": number == 0}
         (tmp_path / f"{number}.json").write_text(json.dumps(other))
-    status.told(stages, lambda _, p: tmp_path / f"{p['target_class']}.json")
+    status.told(stages, lambda _, p, __: tmp_path / f"{p['target_class']}.json", lambda *_: None)
     said = capsys.readouterr().out
     assert "the weights of resnet20-cifar10 are not the same everywhere: aaaaaaaaaaaa in 0.json, bbbbbbbbbbbb" in said
     assert f"1 records are of code that differed from commit {content['commit'][:8]}, such as 0.json" in said
@@ -218,13 +242,21 @@ def test_a_cell_that_fails_says_so_in_its_lock(runs, monkeypatch):
     monkeypatch.setattr(run, "execute", fails)
     cell, lock = cell_of(runs)
     assert run.run_cell(*cell) == 1
-    assert status.state(lock) == {"error": "Kernel died for want of memory", "running": False}
+    assert status.state(lock) == {"error": "for want of memory", "running": False}
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left"), runtime.atomic(tmp_path / "record.json") as part:
-        part.write_text("{}")
-    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+def test_a_full_disk_is_said_by_run_and_by_status_and_what_was_there_stays(runs, monkeypatch, capsys):
+    def full(*_, **__):
+        (runs / "direct_binary").mkdir(exist_ok=True)
+        with runtime.atomic(runs / "direct_binary/record.json") as part:
+            part.write_text("half")
+            raise OSError(28, "No space left on device")
+    (runs / "direct_binary").mkdir(parents=True)
+    (runs / "direct_binary/record.json").write_text("{}")
+    monkeypatch.setattr(run, "execute", full)
+    assert run.main(["cell", "direct_binary", "-p", f"runs={runs}"]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert (runs / "direct_binary/record.json").read_text() == "{}"
+    assert not list(runs.rglob("*.part"))
+    _, lock = cell_of(runs)
+    assert status.state(lock) == {"error": "OSError: [Errno 28] No space left on device", "running": False}

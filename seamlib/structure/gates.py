@@ -39,7 +39,8 @@ class Gates:
 
     A weight then is kept where its score and the gate of its output channel are above 0. Gates begin at 1, like scores.
     A gate's gradient is that of scaling what is read of its channels (the first-order term of Molchanov et al., CVPR
-    2019). Scaling what writes them would not do: batch norm behind a channel undoes it, and the gradient is zero.
+    2019). Scaling what writes them would not do: batch norm behind a channel undoes it, and the gradient is zero. A
+    shut channel is a constant; where that is 0 its gate has no gradient and stays shut.
     `values` [groups], or [K, groups] for K problems.
     """
 
@@ -60,8 +61,14 @@ class Gates:
         return many
 
     def scores(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`scores`, but -1 wherever the gate of the output channel is shut. Differentiable in both."""
+        """`scores`, but -1 wherever the gate of the output channel is shut. Differentiable in both.
+
+        Raises ValueError if a layer that has gates is not among them.
+        """
         values = _with_fixed(self.values)
+        if left := self.layers.keys() - scores.keys():
+            raise ValueError(f"names leaves {min(left)} out: a search for structure masks all convolutions and linear "
+                             "layers, as a channel is worth what reads it")
         return {name: self._gated(s, values, self.layers[name]) if name in self.layers else s
                 for name, s in scores.items()}
 

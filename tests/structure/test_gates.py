@@ -68,6 +68,7 @@ def test_what_the_gates_promise_compaction_delivers(share, seed):
 
 def test_a_gate_has_the_gradients_of_the_kept_weights_that_read_its_channel(chain):
     gates = Gates(chain, IMAGE)
+    gates.layers = {"3.weight": gates.layers["3.weight"]}
     score = torch.randn(6, 4, 3, 3, requires_grad=True)
     gates.values.data[[1, 5]] = -1  # the second channel that it reads, the second that it writes
     weight = torch.randn(6, 4, 3, 3)
@@ -129,6 +130,12 @@ def test_a_search_under_pressure_leaves_a_smaller_model(problem):
     assert sum(after for _, after in size[0].values()) < sum(after for _, after in size[1].values())
     rows = found.masks["3.weight"].flatten(1)
     assert (rows.any(1) != rows.all(1)).sum() < len(rows)  # whole channels
+
+
+def test_a_search_under_pressure_masks_all_layers_that_read_channels(problem):
+    model, head, train, val = problem
+    with pytest.raises(ValueError, match="names leaves 0.weight out: a search for structure masks all convolutions"):
+        reengineer(model, head, train, val, SEARCH, names=["3.weight", "7.weight", "9.weight"])
 
 
 def test_without_structure_there_are_no_gates(problem):
