@@ -205,6 +205,8 @@ def run_cell(notebook: str, parameters: dict[str, Any]) -> int:
             return _failed(lock, f"{what}: failed at cell {e.exec_count}, {where}", f"{e.ename}: {e.evalue}")
         except RuntimeError as e:  # a kernel that died: by the system's hand, most often, for want of memory
             return _failed(lock, f"{what}: {e}, {where}", str(e))
+        except OSError as e:  # a full disk, most often
+            return _failed(lock, f"{what}: {type(e).__name__}: {e}", f"{type(e).__name__}: {e}")
         done = recorded(notebook, parameters)
         if done is None:
             return _failed(lock, f"{what}: ended without a record, {where}", "ended without a record")
@@ -216,7 +218,8 @@ def run_cell(notebook: str, parameters: dict[str, Any]) -> int:
 def _failed(lock: IO[str], said: str, error: str) -> int:
     """Say on stderr what happened to a cell, and in its lock file the error. 1."""
     print(f"{said}\n{error}\n" if error not in said else f"{said}\n", end="", file=sys.stderr)
-    status.failed(lock, error)
+    with contextlib.suppress(OSError):  # of a disk that is full
+        status.failed(lock, error)
     return 1
 
 
@@ -256,10 +259,6 @@ def _run(cell: Cell) -> int:
         return run_cell(*cell)
     except (ValueError, OSError) as e:
         print(f"{cell[0]} {records.key(cell[1])}: {type(e).__name__}: {e}\n", end="", file=sys.stderr)
-        with contextlib.suppress(OSError):  # a full disk, it may be
-            stem = records.place(cell[1]["runs"], ROOT) / cell[0] / records.key(cell[1])
-            with open(stem.with_suffix(".lock"), "a+") as lock:
-                status.failed(lock, f"{type(e).__name__}: {e}")
         return 1
 
 
