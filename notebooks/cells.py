@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +68,17 @@ def command(record: records.Record) -> str:
     """What to type to run again what made `record`; parameters at their defaults are left out."""
     if record.experiment == "speed":
         return "make bench"
-    defaults = {name: default for name, (_, default) in declared(record.experiment).items()}
-    parameters = {name: record.precision if name == "precision" else value for name, value in record.parameters.items()}
-    given = [f"-p {shlex.quote(f'{name}={value}')}" for name, value in parameters.items()
-             if value != defaults.get(name) and name not in ("runs", "commit", "device")]
-    return " ".join(["python notebooks/run.py cell", record.experiment, *given])
+    parameters = {name: record.precision if name == "precision" else value for name, value in record.parameters.items()
+                  if name not in ("runs", "commit", "device")}
+    given = arguments(record.experiment, parameters)
+    return shlex.join(["python", "notebooks/run.py", "cell", record.experiment, *given])
+
+
+def arguments(notebook: str, parameters: Mapping[str, Any]) -> list[str]:
+    """The -p arguments of `run.py cell` for these parameters; those at their defaults are left out."""
+    defaults = {name: default for name, (_, default) in declared(notebook).items()}
+    return list(itertools.chain(*(("-p", f"{name}={value}") for name, value in parameters.items()
+                                  if value != defaults.get(name))))
 
 
 def _grid() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a cell takes of a machine: cores, memory, minutes, and a GPU that no other cell has."""
+"""Cells as jobs: what each takes of a machine, a GPU of its own, what it waits for, and the link that is its output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from cells import ROOT, Cell, declared
+from cells import ROOT, Cell
 
 from seamlib import records
 
@@ -44,13 +44,6 @@ def resources() -> dict[str, dict[str, int]]:
         if need["gpus"] > 1:
             raise ValueError(f"gpus of {notebook} in notebooks/resources.yml is {need['gpus']}: a cell uses one, or 0")
     return table
-
-
-def arguments(notebook: str, parameters: dict[str, Any]) -> list[str]:
-    """The -p arguments of `run.py cell` for these parameters; those at their defaults are left out."""
-    defaults = {name: default for name, (_, default) in declared(notebook).items()}
-    return list(itertools.chain(*(("-p", f"{name}={value}") for name, value in parameters.items()
-                                  if value != defaults[name])))
 
 
 @contextlib.contextmanager

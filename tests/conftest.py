@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,15 @@ settings.load_profile("any machine")
 def _seed():
     torch.manual_seed(0)
     torch.set_num_threads(1)  # tiny inputs: threads would only wait for each other
+
+
+@pytest.fixture
+def runs():
+    """An empty folder for records inside the project, as `runs` is relative to it."""
+    folder = ROOT / "runs" / "test"
+    shutil.rmtree(folder, ignore_errors=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 from kills import result
@@ -91,9 +90,8 @@ def stop(*names: str) -> None:
         process.wait()
 
 
-def snakemake(*more: str, **how: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen([*SNAKEMAKE, *more], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                            **how)
+def snakemake(*more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([*SNAKEMAKE, *more], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def kernels() -> list[psutil.Process]:

@@ -29,17 +29,9 @@ NEEDED = "paper-defects"  # a grid over records that were not made here
 local = pytest.mark.skipif(not SNAKEMAKE.is_file(), reason="Snakemake needs Python 3.11")
 
 
-@pytest.fixture
-def runs():
-    folder = ROOT / "runs" / "test-cluster"
-    shutil.rmtree(folder, ignore_errors=True)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def snakemake(profile, *config, more=(), **how):
+def snakemake(profile, *config, more=()):
     command = [SNAKEMAKE, "--profile", f"notebooks/profiles/{profile}", *more, "--config", *config]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **how)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @local
@@ -122,7 +114,7 @@ def test_a_link_to_a_record_that_is_outdated_is_forgotten(tmp_path):
 
 def test_arguments_make_the_same_cell_again():
     for notebook, parameters in itertools.chain(*run.cells("cifar100", {}), *run.cells("ship", {})):
-        given = cluster.arguments(notebook, parameters)
+        given = cells.arguments(notebook, parameters)
         assert set(given[::2]) == {"-p"}
         assert run.checked(notebook, run.split_given(given[1::2])) == parameters
 

@@ -23,15 +23,6 @@ from seamlib.records import cache
 TINY = {"epochs": "1", "shots": "20", "head_only_every": "0"}
 
 
-@pytest.fixture
-def runs():
-    """An empty folder for records inside the project, as `runs` is relative to it."""
-    folder = ROOT / "runs" / "test"
-    shutil.rmtree(folder, ignore_errors=True)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 @pytest.mark.parametrize(("given", "text"), [
     ({"alhpa": "1"}, "direct_binary has no parameter 'alhpa': allowed are model, dataset, target_class, lr_mask"),
     ({"epochs": "many"}, "parameter 'epochs' of direct_binary is 'many': it must be of type int"),

@@ -161,6 +161,13 @@ def apart(pairs: Iterable[tuple[Tensor | None, Tensor | None]], tolerance: float
     return not off <= tolerance**2 * size
 
 
+def check_gated(names: Iterable[str], layers: Iterable[str]) -> None:
+    """ValueError if one of `layers`, whose channels have gates, is not among the `names` to be masked."""
+    if left := set(layers) - set(names):
+        raise ValueError(f"names leaves {min(left)} out: a search for structure masks all convolutions and linear "
+                         "layers, as a channel is worth what reads it")
+
+
 def check_names(names: Iterable[str], norms: Iterable[str]) -> None:
     """ValueError if a parameter of one of `norms`, batch norms that adapt, is among the `names` to be masked."""
     if masked := {f"{norm}.{key}" for norm in norms for key in ("weight", "bias")} & set(names):

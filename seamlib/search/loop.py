@@ -99,6 +99,7 @@ class Run:
             checks.check_masks_reach(self.model, self.scores, example)
             self.whole = takes_train_mode(self.model, example)
         self.gates = Gates(self.model, example[:1]) if search.structure and example is not None else None
+        checks.check_gated(self.scores, self.gates.layers if self.gates else ())
         self.norms = batch_norms(self.model) if search.norms != "frozen" else {}
         checks.check_names(self.scores, self.norms)
         self.trained, self.offsets = lowering.prepared(self.model, self.scores, self.search.precision, not self.norms)

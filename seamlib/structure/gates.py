@@ -61,14 +61,8 @@ class Gates:
         return many
 
     def scores(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """`scores`, but -1 wherever the gate of the output channel is shut. Differentiable in both.
-
-        Raises ValueError if a layer that has gates is not among them.
-        """
+        """`scores`, but -1 wherever the gate of the output channel is shut. Differentiable in both."""
         values = _with_fixed(self.values)
-        if left := self.layers.keys() - scores.keys():
-            raise ValueError(f"names leaves {min(left)} out: a search for structure masks all convolutions and linear "
-                             "layers, as a channel is worth what reads it")
         return {name: self._gated(s, values, self.layers[name]) if name in self.layers else s
                 for name, s in scores.items()}
 
