@@ -24,7 +24,7 @@ report: $(READY)
 	@echo "The book is at $(CURDIR)/_build/html/index.html"
 
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 8 --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check

@@ -13,6 +13,7 @@ import nbformat
 import yaml
 
 from seamlib import records
+from seamlib.records import cache
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "book" / "results"
@@ -34,7 +35,7 @@ def declared(notebook: str) -> Declared:
         raise ValueError(f"unknown notebook {notebook!r}: allowed are {', '.join(there)}")
     cell = next(c for c in nbformat.read(path, 4).cells if "parameters" in c.metadata.get("tags", []))
     return {ast.unparse(line.target): (ast.unparse(line.annotation), ast.literal_eval(line.value))
-            for line in ast.parse(cell.source).body if isinstance(line, ast.AnnAssign) and line.value}
+            for line in cache.parsed(cell.source).body if isinstance(line, ast.AnnAssign) and line.value}
 
 
 def checked(notebook: str, given: dict[str, Any], known: Declared | None = None) -> dict[str, Any]:

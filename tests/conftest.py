@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import nn
 from seamlib.records import runtime
 
 ROOT = Path(__file__).resolve().parent.parent
+RUNS = f"runs/test-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"  # each process of tests has its own
 SHARED = ROOT.parent / "shared"  # real weights and images, where they are at hand
 
 settings.register_profile("any machine", deadline=None)  # a busy machine is no fault of the code
@@ -30,7 +32,7 @@ def _seed():
 @pytest.fixture
 def runs():
     """An empty folder for records inside the project, as `runs` is relative to it."""
-    folder = ROOT / "runs" / "test"
+    folder = ROOT / RUNS
     shutil.rmtree(folder, ignore_errors=True)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

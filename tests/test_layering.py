@@ -25,6 +25,8 @@ ROOMS = {  # its files, from the ground up: each knows those before it; and the 
     "restore": ([], {"search", "problems", "masks", "models", "records"}),
 }
 LIBRARY = ROOT / "seamlib"
+# Parsed before any test runs: CPython up to 3.11.7 fails where another thread parses too (gh-106905).
+TREES = {path: ast.parse(path.read_text()) for path in sorted(LIBRARY.rglob("*.py"))}
 FILES = sorted(p.relative_to(LIBRARY).with_suffix("").as_posix() for p in LIBRARY.rglob("*.py"))
 WITHOUT_TORCH = ("records/records", "figures/")
 
@@ -32,7 +34,7 @@ WITHOUT_TORCH = ("records/records", "figures/")
 def imports(name):
     """(Files and rooms of the library that file `name` imports, as paths in it; other packages)."""
     path, inside, outside = LIBRARY / f"{name}.py", set(), set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(TREES[path]):
         if isinstance(node, ast.Import):
             outside |= {a.name.partition(".")[0] for a in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -73,7 +75,7 @@ def test_a_room_hands_on_its_own_names_and_says_what_each_file_is_for():
             inside, outside = imports(f"{room}/__init__")
             assert {used.partition("/")[0] for used in inside} == {room}
             assert not outside
-            said = ast.get_docstring(ast.parse((LIBRARY / room / "__init__.py").read_text()))
+            said = ast.get_docstring(TREES[LIBRARY / room / "__init__.py"])
             assert all(f"`{file}`" in said for file in files), room
 
 
@@ -82,12 +84,12 @@ def test_no_file_has_outgrown_its_idea():
     assert not {f: n for f, n in lines.items() if n > 320}
 
 
-@pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", TREES, ids=lambda p: p.stem)
 def test_the_library_never_prints_or_reads_argv_or_environment(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(TREES[path]):
         assert not (isinstance(node, ast.Name) and node.id in ("print", "input"))
         assert not (isinstance(node, ast.Attribute) and node.attr in ("argv", "getenv"))
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute):  # setting one is not reading it
             assert node.value.attr != "environ" or isinstance(node.ctx, ast.Store)
-    uses = sum(isinstance(n, ast.Attribute) and n.attr == "environ" for n in ast.walk(ast.parse(path.read_text())))
+    uses = sum(isinstance(n, ast.Attribute) and n.attr == "environ" for n in ast.walk(TREES[path]))
     assert uses == (1 if path.stem == "timing" else 0)  # DeepSparse's reports home are switched off

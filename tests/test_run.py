@@ -15,7 +15,7 @@ import psutil
 import pytest
 import run
 import verify
-from conftest import ROOT
+from conftest import ROOT, RUNS
 
 from seamlib import records
 from seamlib.records import cache
@@ -122,7 +122,7 @@ def test_a_kernel_that_dies_is_said_with_its_log(runs, monkeypatch, capsys):
     def dies(*args, **how):
         raise RuntimeError("Kernel died")
     monkeypatch.setattr(run, "execute", dies)
-    parameters = run.checked("direct_binary", {**TINY, "runs": "runs/test"})
+    parameters = run.checked("direct_binary", {**TINY, "runs": RUNS})
     assert run.run_cell("direct_binary", parameters) == 1
     log = runs / "direct_binary" / f"{records.key(parameters)}.log"
     assert capsys.readouterr().err == f"direct_binary {records.key(parameters)}: Kernel died, log in {log}\n"
@@ -144,7 +144,7 @@ def test_what_was_kept_in_one_precision_is_not_replaced_by_another(monkeypatch, 
 
 
 def test_a_cell_runs_once_and_can_be_verified(runs, capfd):
-    cell = ["cell", "direct_binary", *(t for k, v in {**TINY, "runs": "runs/test"}.items() for t in ("-p", f"{k}={v}"))]
+    cell = ["cell", "direct_binary", *(t for k, v in {**TINY, "runs": RUNS}.items() for t in ("-p", f"{k}={v}"))]
     assert run.main(cell) == 0
     assert not list(runs.glob("unfinished/*"))
     (path,) = runs.glob("direct_binary/*.json")
@@ -178,7 +178,7 @@ def test_a_cell_runs_once_and_can_be_verified(runs, capfd):
     moved.unlink()
 
     path.write_text(path.read_text()[:100])  # half a record does not count as finished
-    assert run.finished("direct_binary", run.checked("direct_binary", {**TINY, "runs": "runs/test"})) is None
+    assert run.finished("direct_binary", run.checked("direct_binary", {**TINY, "runs": RUNS})) is None
 
 
 def test_a_record_in_runs_is_verified_with_masks_that_are_kept(tmp_path):
@@ -244,7 +244,7 @@ def test_a_page_that_fails_is_named_and_the_others_are_executed(monkeypatch, tmp
 
 def test_the_other_direct_notebooks_run_and_can_be_verified(runs, capfd):
     def cell(notebook, **given):
-        texts = (t for k, v in {"runs": "runs/test", **given}.items() for t in ("-p", f"{k}={v}"))
+        texts = (t for k, v in {"runs": RUNS, **given}.items() for t in ("-p", f"{k}={v}"))
         assert run.main(["cell", notebook, *texts]) == 0
         return next((runs / notebook).glob("*.json"))
     multi = cell("direct_multiclass", **TINY, classes="", n_classes="2")
@@ -271,7 +271,7 @@ def test_the_other_direct_notebooks_run_and_can_be_verified(runs, capfd):
 
 def test_the_notebooks_of_indirect_reuse_run_and_can_be_verified(runs, capfd):
     def cell(notebook, **given):
-        texts = (t for k, v in {"runs": "runs/test", **given}.items() for t in ("-p", f"{k}={v}"))
+        texts = (t for k, v in {"runs": RUNS, **given}.items() for t in ("-p", f"{k}={v}"))
         assert run.main(["cell", notebook, *texts]) == 0
         return next((runs / notebook).glob("*.json"))
     cell("train_source", dataset="digits0to4", epochs="1")
@@ -303,7 +303,7 @@ def test_a_grid_over_records_has_a_cell_for_each():
 
 
 def test_a_path_with_a_restricted_head_gives_a_front_and_verifies_it(runs, capfd):
-    cell = {"runs": "runs/test", "path": "1,5,20", "epochs": "4", "shots": "40", "head": "restricted", "labels": "soft"}
+    cell = {"runs": RUNS, "path": "1,5,20", "epochs": "4", "shots": "40", "head": "restricted", "labels": "soft"}
     assert run.main(["cell", "direct_binary", *(t for k, v in cell.items() for t in ("-p", f"{k}={v}"))]) == 0
     (path,) = runs.glob("direct_binary/*.json")
     results = records.read(path).results
@@ -321,7 +321,7 @@ def test_a_path_with_a_restricted_head_gives_a_front_and_verifies_it(runs, capfd
 
 def test_a_failing_cell_says_why_in_the_last_lines(runs):
     done = subprocess.run([sys.executable, ROOT / "notebooks/run.py", "cell", "direct_binary", "-p", "shots=1000",
-                           "-p", "runs=runs/test"], capture_output=True, text=True, timeout=120)
+                           "-p", f"runs={RUNS}"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last == "ValueError: shots is 1000: allowed are 0 (all) to 350, the training images there are of each label"
@@ -330,7 +330,7 @@ def test_a_failing_cell_says_why_in_the_last_lines(runs):
 
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_run_leaves_no_record_no_lock_and_no_kernel(runs, by):
-    cell = {"runs": "runs/test", "epochs": "100000", "shots": "20"}
+    cell = {"runs": RUNS, "epochs": "100000", "shots": "20"}
     given = [text for name, value in cell.items() for text in ("-p", f"{name}={value}")]
     process = subprocess.Popen([sys.executable, ROOT / "notebooks/run.py", "cell", "direct_binary", *given],
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -358,7 +358,7 @@ def test_a_killed_run_leaves_no_record_no_lock_and_no_kernel(runs, by):
 
 
 def test_a_cell_that_is_running_is_waited_for_and_not_started_twice(runs, capsys, monkeypatch):
-    parameters = run.checked("direct_binary", {**TINY, "runs": "runs/test"})
+    parameters = run.checked("direct_binary", {**TINY, "runs": RUNS})
     lock = runs / "direct_binary" / f"{records.key(parameters)}.lock"
     lock.parent.mkdir(parents=True)
     monkeypatch.setattr(run, "execute", lambda *cell, **how: pytest.fail("it was started"))

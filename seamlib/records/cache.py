@@ -40,7 +40,7 @@ def _code(module: str) -> str:
     while waiting:
         if (path := waiting.pop()) not in sources:
             sources[path] = path.read_bytes()
-            for node in ast.walk(_parsed(sources[path])):
+            for node in ast.walk(parsed(sources[path])):
                 if isinstance(node, ast.ImportFrom) and node.level:
                     start = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
                     # a name is a file of a room, or comes from the file or the room's own
@@ -48,7 +48,7 @@ def _code(module: str) -> str:
     return hashlib.sha256(b"".join(sources[path] for path in sorted(sources))).hexdigest()
 
 
-def _parsed(source: bytes) -> ast.AST:
+def parsed(source: str | bytes) -> ast.Module:
     """Its syntax. CPython up to 3.11.7 raises SystemError where another thread parses too (gh-106905): once more."""
     for _ in range(9):
         with contextlib.suppress(SystemError):
