@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from seamlib import masks, models
-from seamlib.structure.compaction import compact
+from seamlib.structure.compaction import TOLERANCE, compact
 
 SHARES = st.floats(0, 1)
 
@@ -315,3 +315,30 @@ def test_a_model_that_answers_no_number_of_images_but_one_is_refused():
             return self.layer(x.reshape(1, 4))
     with pytest.raises(ValueError, match=r"One does not take float32 images of shape \[2, 4\]"):
         compact(One().eval(), torch.rand(1, 4))
+
+
+class Cancels(nn.Module):
+    """Constants of 8192 that cancel: in fp32 a thousandth of what is left is rounded away."""
+
+    def __init__(self, own_precision=False):
+        super().__init__()
+        self.own_precision = own_precision
+        self.write, self.read = nn.Conv2d(1, 3, 1), nn.Conv2d(3, 1, 1, bias=False)
+        with torch.no_grad():
+            self.write.weight.copy_(torch.tensor([1.0, 0, 0]).reshape(3, 1, 1, 1))
+            self.write.bias.copy_(torch.tensor([0, 8192.0, 8192.0]))
+            self.read.weight.copy_(torch.tensor([0.77, 1, -1]).reshape(1, 3, 1, 1))
+
+    def forward(self, x):
+        return self.read(self.write(x.float() if self.own_precision else x)).flatten(1)
+
+
+def test_roundings_that_a_masked_network_enlarges_are_told_from_another_answer():
+    x = torch.rand(4, 1, 3, 3)
+    small, report = compact(Cancels().eval(), x)
+    assert report.channels["write"] == (3, 1)
+    with torch.no_grad():
+        assert (small(x) - Cancels()(x)).abs().max() > TOLERANCE * Cancels()(x).abs().max()
+        torch.testing.assert_close(small(x), 0.77 * x.flatten(1))
+    with pytest.raises(ValueError, match="answers differently"):  # which here cannot be known
+        compact(Cancels(own_precision=True).eval(), x)
