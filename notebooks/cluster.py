@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -69,6 +70,14 @@ def own_gpu(gpus: int) -> Iterator[int]:
                 continue
             yield number
             return
+
+
+def anywhere(cell: Cell) -> Cell:
+    """The cell, but what only the machine that will run it has, a CUDA device or bf16, is left to that machine."""
+    notebook, parameters = cell
+    left = {"device": re.fullmatch(r"cuda(:\d+)?", str(parameters.get("device"))),
+            "precision": parameters.get("precision") == "bf16"}
+    return notebook, {**parameters, **{name: "auto" for name, found in left.items() if found}}
 
 
 def plan(grids: Iterable[list[list[Cell]]], done: Callable[..., Any]) -> tuple[

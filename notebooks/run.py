@@ -129,9 +129,11 @@ def finished(notebook: str, parameters: dict[str, Any], anywhere: bool = False) 
 
 def recorded(notebook: str, parameters: dict[str, Any], anywhere: bool = False) -> Path | None:
     """The record of this cell, if there is a whole one with its files and, if one was asked for by name, in the same
-    precision. With `anywhere` and the device "auto", that of any kind of device: other machines may have made it."""
+    precision. With `anywhere`, that of any machine: on device "auto" of any kind, on "cuda" though there is none here.
+    """
     folder = records.place(parameters["runs"], ROOT) / notebook
-    kind = "*" if anywhere and parameters["device"] == "auto" else runtime.device(parameters["device"]).type
+    asked = parameters["device"]
+    kind = (asked.replace("auto", "*").partition(":")[0] if anywhere else runtime.device(asked).type)
     wanted = parameters.get("precision", "auto")
     for path in folder.glob(f"*-{kind}-{records.key(parameters)}.json"):
         with contextlib.suppress(ValueError, OSError, KeyError):
@@ -223,7 +225,7 @@ def _failed(lock: IO[str], said: str, error: str) -> int:
     return 1
 
 
-def check_all(stages: Iterable[list[Cell]]) -> None:
+def check_all(stages: Iterable[Iterable[Cell]]) -> None:
     """Every cell's own checks; ValueError, with the cell's name, for the first that does not pass."""
     for notebook, parameters in itertools.chain(*stages):
         try:

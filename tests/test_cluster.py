@@ -92,6 +92,19 @@ def test_a_grid_through_snakemake_is_killed_goes_on_and_makes_the_records_of_run
     assert "1 of 1 steps" in third.stdout + third.stderr  # their sum alone
 
 
+def test_a_machine_that_starts_a_grid_needs_no_gpu_and_no_bf16_of_its_own(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("seamlib.records.runtime.computes_bf16", lambda device: False)
+    for given, text in (({"device": "cuda"}, "device 'cuda' is not on this machine"), ({"precision": "bf16"}, "bf16")):
+        stages = run.cells("cifar10", {"target_class": "0", **given})
+        with pytest.raises(ValueError, match=text):
+            run.check_all(stages)
+        run.check_all(map(cluster.anywhere, stage) for stage in stages)
+        assert [run.finished(*cell, True) for stage in stages for cell in stage] == [None, None]
+    with pytest.raises(ValueError, match="unknown device 'cuda:x'"):
+        run.check_all([[cluster.anywhere(cell) for cell in run.cells("cifar10", {"device": "cuda:x"})[0]]])
+
+
 def test_a_stage_waits_for_the_cells_of_earlier_stages_that_are_not_done():
     def cell(name):
         return ("direct_binary", {"runs": "runs", "name": name})
