@@ -125,8 +125,8 @@ SETS: dict[str, tuple[tuple[str, ...], int, str, Callable[[Path], Read]]] = {  #
     "cub200": (("CUB_200_2011",), 200, "images/<bird>/, images.txt, image_class_labels.txt, train_test_split.txt and "
                "classes.txt", _cub200),
     "dog120": (("stanford_dog", "dog120"), 120, "Images/<breed>/, train_list.mat and test_list.mat", _dog120),
-    "tinyimagenet": (("tiny-imagenet-200",), 200, "train/<WordNet id>/images/, val/images/ and val/val_annotations.txt",
-                     _tinyimagenet),
+    "tinyimagenet": (("tiny-imagenet-200",), 200, "train/<WordNet id>/images/, val/images/ and val/val_annotations.txt,"
+                     " as in the public repository seshuad/IMagenet on GitHub", _tinyimagenet),
     "action40": (("stanford_40", "Stanford40"), 40, "JPEGImages/ and ImageSplits/", _action40),
 }
 NAMES = tuple(SETS)

@@ -50,7 +50,8 @@ def listed(folder: Path, classes: Sequence[str]) -> Files:
     Raises FileNotFoundError if there is no folder or no image in any, ValueError for a folder that is no class, or as
     `class_files`.
     """
-    layout = f"expected {folder}/<WordNet id>/*.JPEG, a folder for each class"
+    layout = (f"expected {folder}/<WordNet id>/*.JPEG, a folder for each class; ten of ImageNet's, Imagenette, are in "
+              "the public repository thunderInfy/imagenette on GitHub")
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}: {layout}")
     if unknown := {p.name for p in folder.iterdir() if p.is_dir()} - set(classes):

@@ -91,13 +91,14 @@ def rates(search: Search, epochs: float) -> tuple[float, float, float]:
     """(Factor of all learning rates, alpha, structure) when so many `epochs`, in [0, search.epochs), are behind.
 
     `constant` (the paper's) leaves all as they are. `anneal` lowers the learning rates to 0 along half a cosine, and
-    alpha and structure in a straight line, in each stage: first weights go, then those that stay settle.
+    alpha in a straight line, in each stage: first weights go, then those that stay settle. structure rises from 0 over
+    the first third, and falls like alpha: channels that all go at once leave a network that cannot tell which it needs.
     """
     alpha, first, after = next(stage for stage in reversed(search.stages) if epochs >= stage[1])
     if search.schedule == "constant":
         return 1.0, alpha, search.structure
     done = (epochs - first) / (after - first)
-    return (1 + math.cos(math.pi * done)) / 2, alpha * (1 - done), search.structure * (1 - done)
+    return (1 + math.cos(math.pi * done)) / 2, alpha * (1 - done), search.structure * min(1.0, 3 * done) * (1 - done)
 
 
 def path_of(text: str) -> tuple[float, ...] | None:

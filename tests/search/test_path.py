@@ -41,6 +41,8 @@ def test_stages_share_the_epochs_and_each_is_annealed():
     assert rates(PATH, 1.5) == (pytest.approx(0.5), 0.25, 0.0)
     assert rates(PATH, 3.0) == (1.0, 4.0, 0.0)
     assert rates(PATH, 6.0) == (pytest.approx(0.5), 15.0, 0.0)
+    pressed = Search(epochs=12, structure=6.0, schedule="anneal")
+    assert [rates(pressed, e)[2] for e in (0.0, 2.0, 4.0, 6.0, 9.0)] == pytest.approx([0.0, 2.5, 4.0, 3.0, 1.5])
     constant = Search(path=(1.0, 2.0), epochs=4, structure=0.3)
     assert [rates(constant, e)[1:] for e in (0.0, 1.9, 2.0, 3.9)] == [(1.0, 0.3), (1.0, 0.3), (2.0, 0.3), (2.0, 0.3)]
     assert Search(alpha=3.0, epochs=5).stages == [(3.0, 0, 5)]
