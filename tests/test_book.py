@@ -232,7 +232,10 @@ def test_the_readmes_example_removes_weights_and_hands_the_model_on(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     exec(code.replace("on_epoch=print", "on_epoch=None"), names)
     assert names["found"].history[-1]["kept"] < 0.99
-    assert names["small"](torch.rand(1, 3, 64, 64)).shape == (1, 2)
+    images = torch.rand(4, 3, 64, 64)
+    weights = {name: sum(p.numel() for p in names[name].parameters()) for name in ("masked", "small")}
+    assert weights["small"] < weights["masked"]  # what is called small is
+    torch.testing.assert_close(names["small"](images), names["masked"](images), rtol=1e-3, atol=1e-4)
     assert {p.name for p in tmp_path.iterdir()} == {"masks.safetensors", "mine.onnx"}
 
 
@@ -251,8 +254,14 @@ def test_the_books_example_runs_on_photos_of_any_size(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     exec(code, names)
     assert names["found"].picks.keys() == {"a", "b", "paper", "2", "5", "12", "30"}
-    assert names["small"](torch.rand(1, 3, 64, 64)).shape == (1, 2)
+    assert names["masked"](torch.rand(1, 3, 64, 64)).shape == (1, 2)
     assert "30: kept 100.0%" in capsys.readouterr().out  # four steps remove nothing
+
+
+def test_one_setting_to_start_with_is_recommended():
+    (readme,), (own,) = (re.findall(r"seamlib\.Search\(path=(.*?)\)\n", (ROOT / page).read_text(), re.DOTALL)
+                         for page in ("README.md", "book/own.md"))
+    assert readme == own
 
 
 def test_the_reference_has_all_that_the_package_exports():
