@@ -120,7 +120,8 @@ def told(found: Iterable[records.Record]) -> dict[str, float]:
     said["gain-explained"] = 100 * (said["original-restricted"] - said["original-all"])
     anew = from_scratch()
     said["from-scratch"] = statistics.fmean(anew.get(_problem(r), math.nan) for r in found)
-    said["gain-scratch"] = 100 * (said["re-engineered"] - said["from-scratch"])
+    gains = pd.Series([100 * (at(r) - anew.get(_problem(r), math.nan)) for r in found])
+    said |= {"gain-scratch": float(gains.mean(skipna=False)), "gain-scratch-se": float(gains.sem(skipna=False))}
     said["last"] = statistics.fmean(r.results["front"][-1]["kept"] for r in found)
     seconds = [r.results["search_seconds"] for r in found if r.results["search_seconds"]]
     return said | {
@@ -129,6 +130,16 @@ def told(found: Iterable[records.Record]) -> dict[str, float]:
         "paper-kept": statistics.fmean(r.results["kept_fraction"]["paper"] for r in found),
         **{f"{control}-reached": sum(r.results["no_loss"][control] is not None for r in found)
            for control in ("all", "restricted")}}
+
+
+def told_of_one(name: str, notebook: str) -> dict[str, float]:
+    """What the text says of preset `name`, whose searches have one point each: how many ("n"), what they keep, and
+    points gained over the original, the restricted original and the network from scratch, each with "...-se"."""
+    table = rows(name, notebook)
+    values = {"kept": table["kept"], **{f"gain-{control}": 100 * (table["re-engineered"] - table[column]) for
+              control, column in (("all", "original"), ("restricted", "restricted"), ("scratch", "from scratch"))}}
+    return {"n": len(table), **{what: float(v.mean()) for what, v in values.items()},
+            **{f"{what}-se": float(v.sem()) for what, v in values.items()}}
 
 
 def seeded(of: str, notebook: str, seeds: str = "seeds") -> dict[str, list[records.Record]]:
@@ -185,22 +196,30 @@ def picks(found: Iterable[records.Record]) -> dict[str, int]:
 
 def styled_searches(searches: Mapping[str, Iterable[records.Record]]) -> Styler:
     """A row a way to search: the means over the problems that all of them have, of `told` or, where a search has one
-    point, of that: kept at no loss, accuracy at SHARE, and the best against the restricted original."""
+    point, of that: kept at no loss, accuracy at SHARE, and the best against the restricted original; in brackets the
+    standard error over the problems."""
     groups = {name: {r.task: r for r in found} for name, found in searches.items()}
     tasks = set.intersection(*(set(found) for found in groups.values()))
     rows = []
     for name, found in groups.items() if tasks else ():
         row: dict[str, Any] = {"search": name, "problems": len(tasks)}
         if all(found[t].results.get("front") for t in tasks):
-            row |= dict(front_rows(found[t] for t in tasks)[FRONT].mean())
+            values = front_rows(found[t] for t in tasks)[FRONT]
         else:
-            row |= {"one point: kept": statistics.fmean(found[t].results["kept_fraction"]["crossfit"] for t in tasks),
-                    "one point: points": 100 * statistics.fmean(
-                        found[t].results["accuracy"]["crossfit"] - found[t].results["accuracy"]["original_restricted"]
-                        for t in tasks)}
-        rows.append(row)
-    table = pd.DataFrame(rows, columns=["search", "problems", *FRONT, "one point: kept", "one point: points"])
-    return report.points(report.neat(table.style), list(table.columns[2:]))
+            values = pd.DataFrame([{
+                "one point: kept": found[t].results["kept_fraction"]["crossfit"],
+                "one point: points": 100 * (found[t].results["accuracy"]["crossfit"]
+                                            - found[t].results["accuracy"]["original_restricted"])} for t in tasks])
+        rows.append(row | {c: _with_error(c, float(v.mean()), float(v.sem())) for c, v in values.items()})
+    columns = ["search", "problems", *FRONT, "one point: kept", "one point: points"]
+    return report.neat(pd.DataFrame(rows, columns=columns).fillna("").style)
+
+
+def _with_error(column: Any, mean: float, error: float) -> str:
+    """As `report.points` has a number of this column, and its standard error in brackets."""
+    if str(column).endswith("points"):
+        return f"{mean:+.2f} ({error:.2f})"
+    return f"{mean:.1%} ({100 * error:.1f})"
 
 
 def ablation(preset: str, notebook: str, problem: str = "target_superclass_idx") -> pd.DataFrame:
@@ -208,7 +227,8 @@ def ablation(preset: str, notebook: str, problem: str = "target_superclass_idx")
 
     Means over problems and seeds, in points above the restricted original: at SHARE, and over the front from 10 to 50%
     of the weights; `smallest`, the share that its last point keeps; `searches`, how many there were. Searches of a
-    single alpha are the points of one front. A setting of which a cell has not been run is left out: means over other
+    single alpha are the points of one front. `standard error`: over the searches, of the points from 10 to 50%; NaN of
+    one. A setting of which a cell has not been run is left out: means over other
     problems are not to be compared.
     """
     cells = [p for stage in run.cells(preset, {}) for book, p in stage if book == notebook]
@@ -232,8 +252,9 @@ def ablation(preset: str, notebook: str, problem: str = "target_superclass_idx")
             p for r in part for p in r.results["front"]]}) for part in parts.values()]
         above = {share: [100 * (at(r, share) - r.results["accuracy"]["original_restricted"]) for r in fronts]
                  for share in (SHARE, *WIDE)}
+        wide = pd.DataFrame({share: above[share] for share in WIDE}).mean(axis="columns")
         rows.append({"setting": label, "searches": len(fronts),
-                     "10% to 50%: points": statistics.fmean(statistics.fmean(above[share]) for share in WIDE),
+                     "10% to 50%: points": float(wide.mean()), "standard error": float(wide.sem()),
                      f"at {SHARE:.2%}: points": statistics.fmean(above[SHARE]),
                      "smallest": statistics.fmean(min(p["kept"] for p in r.results["front"]) for r in fronts)})
     return pd.DataFrame(rows)

@@ -16,9 +16,10 @@ import report
 def shipped() -> tuple[pd.DataFrame, pd.DataFrame]:
     """(A row a model that ship.ipynb has taken, its timings: a row an engine and batch), in order of the models.
 
-    Models: model (name, with its problem), structure, epochs, alpha and kept (of the search), original, crossfit,
-    masked and compacted (accuracies), weights and multiply-adds (shares that are left), masks (bytes), 1/masks (of the
-    source's file), difference. Timings: model, structure, engine, images, and `masked, faster` and `compacted, faster`.
+    Models: model (name, with its problem), structure, epochs, alpha and kept (of the search), original, restricted,
+    crossfit, masked and compacted (accuracies), weights and multiply-adds (shares that are left), masks (bytes),
+    1/masks (of the source's file), difference. Timings: model, structure, engine, images, and `masked, faster` and
+    `compacted, faster`.
     """
     by_masks = {r.sha256["masks"]: r for r in report.everything("direct_*")}
     found = [(by_masks[r.sha256["masks of the record"]], r) for r in report.of_preset("ship", "ship")]
@@ -30,7 +31,9 @@ def shipped() -> tuple[pd.DataFrame, pd.DataFrame]:
         models.append(of | {
             "epochs": search.parameters["epochs"], "alpha": search.parameters["alpha"],
             "kept": search.results["kept_fraction"]["crossfit"],
-            "original": accuracy["original_all"], "crossfit": search.results["accuracy"]["crossfit"],
+            "original": accuracy["original_all"],
+            "restricted": search.results["accuracy"]["original_restricted"],
+            "crossfit": search.results["accuracy"]["crossfit"],
             "masked": accuracy["masked"], "compacted": accuracy["compacted"],
             "weights": left["weights"] / results["original"]["weights"],
             "multiply-adds": left["dense"] / results["original"]["dense"],

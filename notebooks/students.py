@@ -15,7 +15,9 @@ from seamlib.reuse.defects import ATTACKS
 
 
 def transfer(name: str) -> pd.DataFrame:
-    """A row a student of preset `name`, in order of its stages; all but `method` and `seed` in [0, 1].
+    """A row a student of preset `name`; all but `method` and `seed` in [0, 1].
+
+    First standard fine-tuning for as long as seam takes, the fair control, then seam, then in order of the stages.
 
     removed (before fine-tuning), masked (accuracy then, of seam), regrown, accuracy, and for each attack of preset
     `name`-defects: inherited (the rate), noise (the rate for noise), white box (accuracy). NaN where that was not run.
@@ -34,7 +36,8 @@ def transfer(name: str) -> pd.DataFrame:
                     f"white box, {attack}": of.get("accuracy_white_box")}
         students.append(row)
     table = pd.DataFrame(students)
-    order = list(dict.fromkeys(table["method"]))
+    methods = list(dict.fromkeys(table["method"]))
+    order = sorted(methods, key=lambda m: (not m.startswith("standard, "), m != "seam"))
     table = table.sort_values(by=["method", "seed"], key=lambda c: c.map(order.index) if c.name == "method" else c)
     return table.astype({c: float for c in table.columns[2:]}).reset_index(drop=True)
 

@@ -232,7 +232,10 @@ def test_the_readmes_example_removes_weights_and_hands_the_model_on(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     exec(code.replace("on_epoch=print", "on_epoch=None"), names)
     assert names["found"].history[-1]["kept"] < 0.99
-    assert names["small"](torch.rand(1, 3, 64, 64)).shape == (1, 2)
+    images = torch.rand(4, 3, 64, 64)
+    weights = {name: sum(p.numel() for p in names[name].parameters()) for name in ("masked", "small")}
+    assert weights["small"] < weights["masked"]  # what is called small is
+    torch.testing.assert_close(names["small"](images), names["masked"](images), rtol=1e-3, atol=1e-4)
     assert {p.name for p in tmp_path.iterdir()} == {"masks.safetensors", "mine.onnx"}
 
 
@@ -251,8 +254,14 @@ def test_the_books_example_runs_on_photos_of_any_size(tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     exec(code, names)
     assert names["found"].picks.keys() == {"a", "b", "paper", "2", "5", "12", "30"}
-    assert names["small"](torch.rand(1, 3, 64, 64)).shape == (1, 2)
+    assert names["masked"](torch.rand(1, 3, 64, 64)).shape == (1, 2)
     assert "30: kept 100.0%" in capsys.readouterr().out  # four steps remove nothing
+
+
+def test_one_setting_to_start_with_is_recommended():
+    (readme,), (own,) = (re.findall(r"seamlib\.Search\(path=(.*?)\)\n", (ROOT / page).read_text(), re.DOTALL)
+                         for page in ("README.md", "book/own.md"))
+    assert readme == own
 
 
 def test_the_reference_has_all_that_the_package_exports():
@@ -358,6 +367,52 @@ def test_each_number_from_a_record_leads_to_the_records():
     assert numbers == traced > 100
 
 
+def glued():
+    """Page and name -> what the executed pages hand on to the text."""
+    found = {}
+    for path in (ROOT / "book/runs").glob("*.ipynb"):
+        for output in (o for c in nbformat.read(path, 4).cells for o in c.get("outputs", [])):
+            if book := output.get("metadata", {}).get("scrapbook"):
+                (text,) = [v for k, v in output["data"].items() if k.endswith("text/plain")]
+                found[f"runs/{path.name}::{book['name']}"] = text
+    return found
+
+
+def verdict(value, error, claimed):
+    """By the scoreboard's rule; a `value` above zero is better than the control, `error` is None of one run."""
+    if error is None:
+        return "partly" if value > 0 else "not"
+    return "not" if value <= 2 * error else "reproduced" if value >= claimed else "partly"
+
+
+def test_a_verdict_is_by_the_rule():
+    assert verdict(5, 1, 4) == verdict(3, 1, 0) == "reproduced"
+    assert verdict(3, 1, 4) == verdict(3, None, 0) == "partly"
+    assert verdict(2, 1, 1) == verdict(-3, 1, 0) == verdict(-3, None, 0) == "not"
+
+
+@pytest.mark.skipif(not PAGES, reason="needs the book (make report)")
+def test_the_verdicts_of_the_scoreboard_follow_from_its_numbers():
+    numbers, checked = glued(), set()
+    for section in (ROOT / "book/scoreboard.md").read_text().split("\n## ")[1:]:
+        said = re.search(r"^SeaM: ([\d.]+)(%?)", section, re.MULTILINE)
+        claimed = float(said[1]) / (100 if said[2] else 1) if said else 0.0
+        for line in re.findall(r"^\| .*\|$", section, re.MULTILINE)[1:]:
+            *_, n, here, word = line.strip("| ").split(" | ")
+            if word == "not tested":
+                continue
+            name, *more = re.findall(r"`(runs/[^:]+::[^:]+):", here)
+            value, error = float(numbers[name]), float(numbers[f"{name}-se"]) if n != "1" else None
+            assert (f"{name}-se" in more[:1]) == (n != "1"), here
+            if section.startswith("Few weights"):
+                want = "reproduced" if value <= claimed else "partly" if value <= 2 * claimed else "not"
+            else:
+                want = verdict(-value if "less time" in section.splitlines()[2] else value, error, claimed)
+            assert word == want, (section.splitlines()[0], name, value, error)
+            checked.add(word)
+    assert checked == {"reproduced", "partly", "not"}
+
+
 def test_a_changed_record_changes_the_text_without_an_edit(tmp_path):
     for name in ("notebooks", "book", "_config.yml", "pyproject.toml"):
         copied = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
@@ -415,6 +470,8 @@ def test_pages_are_stripped_short_celled_and_their_figures_have_words(path):
             assert not cell.outputs
             assert cell.execution_count is None
             assert path not in WALKTHROUGHS or len(cell.source.splitlines()) <= 20, cell.source.splitlines()[0]
+            widths = [float(w) for w in re.findall(r"figsize=\(([\d.]+)", cell.source)]
+            assert path in WALKTHROUGHS or max(widths, default=0) <= 8, "text of a wider figure is too small on a page"
             figure = cell.metadata.get("mystnb", {}).get("figure")
             if figure:
                 names.append(figure["name"])

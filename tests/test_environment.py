@@ -1,5 +1,6 @@
 """pyproject.toml, requirements.lock and environment.yml say the same."""
 
+import os
 import re
 import sys
 
@@ -14,7 +15,8 @@ if sys.version_info >= (3, 11):
 else:
     tomllib = pytest.importorskip("tomli")
 
-REFERENCE = {"python_version": "3.11", "python_full_version": "3.11.9", "platform_system": "Linux",
+PYTHON = "3.11"
+REFERENCE = {"python_version": PYTHON, "python_full_version": "3.11.9", "platform_system": "Linux",
              "sys_platform": "linux", "platform_machine": "x86_64", "implementation_name": "cpython",
              "platform_python_implementation": "CPython"}
 
@@ -65,6 +67,23 @@ def test_deepsparse_is_left_out_where_it_has_no_wheel():
     without = {r.name for r in wanted() if not r.marker or r.marker.evaluate({**REFERENCE, "python_version": "3.12"})}
     assert with_wheel - without == {"deepsparse"}
     assert [str(r.specifier) for r in wanted() if r.name == "numpy" and r.marker] == ["<2"]
+
+
+def test_the_workflow_runs_what_is_there_and_only_the_publishing_job_may_write():
+    text = (ROOT / ".github/workflows/ci.yml").read_text()
+    assert ".ci/run" in re.findall(r"- run: (.*)", text)
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    workflow = yaml.safe_load(text)
+    test, publish = workflow["jobs"]["test"], workflow["jobs"]["publish"]
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "permissions" not in test
+    assert publish["permissions"] == {"pages": "write", "id-token": "write"}
+    assert publish["if"] == "github.ref == 'refs/heads/main'"
+    (book,) = (step["with"]["path"] for step in test["steps"] if "pages" in step.get("uses", ""))
+    assert f"book/check.py {book}" in (ROOT / "Makefile").read_text()  # where the build has its pages
+    assert all("timeout-minutes" in job for job in workflow["jobs"].values())
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", name) for name in re.findall(r"uses: (\S+)", text))
+    assert f"python:{PYTHON}-" in test["container"]["image"]
 
 
 def test_the_citation_is_of_this_version_and_of_the_papers_authors():

@@ -87,7 +87,7 @@ def claims(ax: Axes, points: pd.DataFrame, paper: tuple[float, float]) -> Axes:
         x, y = ([mine["kept"].mean()], [mine["difference"].mean()]) if single else _mean(mine)
         ax.plot(x, y, marker if single else dashes, color=colour, linewidth=2.5, markersize=9, label=f"{of} ({n})")
     ax.axhline(0, color=ORIGINAL, linewidth=1)
-    _claimed(ax, paper, "original, all outputs")
+    _claimed(ax, paper, "original, all outputs", columns=1)
     return ax
 
 
@@ -102,14 +102,14 @@ def _mean(points: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return at, np.mean([np.interp(np.log(at), np.log(line["kept"]), line["difference"]) for line in lines], axis=0)
 
 
-def _claimed(ax: Axes, paper: tuple[float, float] | None, over: str) -> None:
+def _claimed(ax: Axes, paper: tuple[float, float] | None, over: str, columns: int = 2) -> None:
     """The star, and the axes of a picture of fronts."""
     if paper is not None:
         ax.plot(*paper, "*", color="black", markersize=16, linestyle="none", label="SeaM, mean of all its models")
     ax.set_xscale("log")
     percent(ax, "x", "weights kept (logarithmic scale)")
     ax.set_ylabel(f"points above the\n{over}")
-    above(ax)
+    above(ax, columns)
 
 
 def kept_by_layer(ax: Axes, kept: pd.DataFrame) -> Axes:

@@ -58,11 +58,11 @@ def by_method(axes: Sequence[Axes], students: pd.DataFrame, panels: Mapping[str,
     """
     methods = list(dict.fromkeys(students["method"]))
     rows = students["method"].map(methods.index)
-    for i, (ax, (column, control)) in enumerate(zip(axes, panels.items(), strict=True)):
+    for ax, (column, control) in zip(axes, panels.items(), strict=True):
         if control:
             ax.plot(students[control], rows, "|", color=ORIGINAL, markersize=14, markeredgewidth=2, label=control)
         ax.plot(students[column], rows, "o", color=SEAM, markersize=7, alpha=0.7, label=column)
-        ax.set_yticks(range(len(methods)), methods if i == 0 else [""] * len(methods))
+        ax.set_yticks(range(len(methods)), methods)
         ax.set_ylim(len(methods) - 0.5, -0.5)
         ax.xaxis.set_major_locator(MaxNLocator(5))
         percent(ax, "x", column)

@@ -34,7 +34,8 @@ def percent(ax: Axes, which: str, label: str) -> None:
     axis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
     if axis.get_scale() == "log":
         low, high = axis.get_view_interval()
-        axis.set_major_locator(MaxNLocator(5) if high < 4 * low else LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        subs = (1, 2, 3, 5, 7) if high < 60 * low else (1, 2, 5)
+        axis.set_major_locator(MaxNLocator(5) if high < 4 * low else LogLocator(subs=subs))
         axis.set_minor_formatter(NullFormatter())
     getattr(ax, f"set_{which}label")(label)
 
