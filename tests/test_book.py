@@ -467,7 +467,7 @@ def test_a_students_sheet_has_no_solution_and_the_instructors_is_the_walkthrough
     assert [c.source for c in whole.cells] == [c.source for c in cells]
     everything = "\n".join(c.source for c in sheet.cells)
     assert "SOLUTION" not in everything
-    assert "solution\n:class: dropdown" not in everything
+    assert ":class: dropdown" not in everything
     solutions = [c.source for c in cells if "hide-cell" in c.metadata.get("tags", [])]
     solutions += [line for c in cells for region in worksheets.REGION.finditer(c.source)
                   for line in region[0].splitlines()[1:-1] if len(line.strip()) > 20]
