@@ -2,6 +2,7 @@
 # make test     lint, types and tests
 # make kill-test  a grid killed at 50 random moments, resumed, against one that nobody disturbs
 # make cluster-test  six cells through Slurm on this machine; root, with Debian's slurm-wlm and munge
+# make worksheets  the walkthroughs without solutions, for a class, and with them, as zips in _build
 # make pdf      the book that `make report` made, as _build/book.pdf; needs Chromium
 # make bench    speed of a search step, against the published loop and plain training
 # Each sets up what it needs: .venv with the versions of requirements.lock.
@@ -13,7 +14,7 @@ BIN := .venv/bin
 READY := .venv/ready
 UV := $(BIN)/uv
 
-.PHONY: report test check kill-test cluster-test bench pdf lock clean
+.PHONY: report test check kill-test cluster-test bench pdf worksheets lock clean
 
 report: $(READY)
 	rm -rf runs/report
@@ -40,6 +41,9 @@ pdf: $(READY)
 	$(BIN)/jupyter-book build book -n -W --keep-going --all -q --builder singlehtml
 	chromium --headless --no-sandbox --disable-gpu --no-pdf-header-footer --virtual-time-budget=20000 \
 	  --print-to-pdf=_build/book.pdf file://$(CURDIR)/_build/singlehtml/index.html
+
+worksheets: $(READY)
+	$(BIN)/python book/worksheets.py _build
 
 bench: $(READY)
 	$(BIN)/python notebooks/benchmarks/speed.py

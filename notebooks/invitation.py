@@ -1,4 +1,4 @@
-"""An executed notebook as a page: it says where it can be run, and its injected parameters are folded."""
+"""An executed notebook as a page: it says where it can be run; parameters are folded, marks of solutions left out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 
+MARKS = re.compile(r"\n *### (BEGIN|END) SOLUTION$", re.MULTILINE)  # for worksheets, see book/worksheets.py
 GITHUB = re.compile(r"(?:https://|ssh://git@|git@)github\.com[/:]([\w.-]+/[\w.-]+?)(?:\.git)?/?$")
 
 
@@ -42,11 +43,12 @@ def text(path: str, place: tuple[str, str] | None) -> str:
 def invite(page: Path, path: str, root: Path) -> None:
     """Put the note below the title of the executed notebook `page`, which is `path` in the clone at `root`.
 
-    The parameters that were injected into it are folded.
+    The parameters that were injected into it are folded, and the marks around solutions are left out.
     """
     notebook = nbformat.read(page, 4)
-    for cell in notebook.cells:  # they repeat the cell above, for the most part
-        if "injected-parameters" in cell.metadata.get("tags", []):
+    for cell in notebook.cells:
+        cell.source = MARKS.sub("", cell.source)
+        if "injected-parameters" in cell.metadata.get("tags", []):  # they repeat the cell above, for the most part
             cell.metadata["tags"].append("hide-input")
             cell.metadata["mystnb"] = {"code_prompt_show": "Show the parameters of this run"}
     cell = nbformat.v4.new_markdown_cell(text(path, published(root)))

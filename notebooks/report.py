@@ -9,11 +9,20 @@ from typing import Any
 import pandas as pd
 import run
 from IPython.display import HTML
+from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from seamlib import masks, records
 
 ROOTS = [run.KEPT, run.ROOT / "runs", run.ROOT / run.REPORT]  # where the book looks for records; a later one wins
+
+
+def drawn(figure: Figure, name: str) -> None:
+    """Put a figure where pages show it and lecturers find it: book/generated/<name>, as SVG and as PNG."""
+    folder = run.ROOT / "book/generated"
+    folder.mkdir(exist_ok=True)
+    for kind in ("svg", "png"):
+        figure.savefig(folder / f"{name}.{kind}")
 
 
 def everything(experiment: str = "*") -> list[records.Record]:

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ import run
 import speeds
 import students
 import torch
+import worksheets
 import yaml
 from check import notebook_faults, page_faults
 from conftest import ROOT, SHARED
@@ -480,17 +482,139 @@ def test_pages_are_stripped_short_celled_and_their_figures_have_words(path):
     assert len(names) == len(set(names))
 
 
-def test_there_are_six_walkthroughs_each_with_a_prediction_and_three_solved_exercises():
+def test_there_are_six_walkthroughs_each_with_a_prediction_and_exercises_of_each_kind():
     assert len(WALKTHROUGHS) == 6
     for path in WALKTHROUGHS:
         cells = nbformat.read(path, 4).cells
         text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
         assert "After this you can" in text
-        assert "Predict before you run" in text
-        levels = [text.index(f"**{level}.**") for level in ("Warm-up", "Deeper", "Open")]
-        assert levels == sorted(levels)
-        assert sum("hide-cell" in c.metadata.get("tags", []) for c in cells) == 3
-        assert 10 <= len(cells) <= 25
+        exercises = re.findall(r"^\*\*Exercise (\d)\. (.+?)\.\*\*", text, re.MULTILINE)
+        assert [int(number) for number, _ in exercises] == list(range(1, len(exercises) + 1))
+        kinds = [kind for _, kind in exercises]
+        assert kinds[:3] == ["Warm-up", "Pencil and paper", "Deeper"]
+        assert kinds[-2:] == ["Open", "Open, without a solution here"]
+        assert "**Exercise" in cells[-1].source  # nothing after the one without a solution
+        assert sum("hide-cell" in c.metadata.get("tags", []) for c in cells) == len(exercises) - 1
+        assert 10 <= len(cells) <= 40
+
+
+@pytest.mark.parametrize("path", WALKTHROUGHS, ids=lambda p: p.stem)
+def test_what_comes_out_after_a_prediction_is_folded(path):
+    cells = nbformat.read(path, 4).cells
+    asked = [i for i, c in enumerate(cells) if c.cell_type == "markdown" and "Predict before you run" in c.source]
+    assert asked
+    for i in asked:
+        answers = list(itertools.takewhile(lambda c: c.cell_type == "code", cells[i + 1:]))
+        assert answers
+        assert all("hide-output" in c.metadata["tags"] for c in answers)
+
+
+def editions(path):
+    """The student's and the instructor's."""
+    notebook = nbformat.read(path, 4)
+    return worksheets.student(notebook), worksheets.instructor(notebook)
+
+
+@pytest.mark.parametrize("path", WALKTHROUGHS, ids=lambda p: p.stem)
+def test_a_students_sheet_has_no_solution_and_the_instructors_is_the_walkthrough(path):
+    sheet, whole = editions(path)
+    nbformat.validate(sheet)
+    nbformat.validate(whole)
+    cells = nbformat.read(path, 4).cells
+    assert [c.source for c in whole.cells] == [c.source for c in cells]
+    everything = "\n".join(c.source for c in sheet.cells)
+    assert "SOLUTION" not in everything
+    assert ":class: dropdown" not in everything
+    solutions = [c.source for c in cells if "hide-cell" in c.metadata.get("tags", [])]
+    solutions += [line for c in cells for region in worksheets.REGION.finditer(c.source)
+                  for line in region[0].splitlines()[1:-1] if len(line.strip()) > 20]
+    assert len(solutions) >= 4
+    assert not [s for s in solutions if s.strip() in everything]
+    for edition in (sheet, whole):
+        graded = [c.metadata["nbgrader"] for c in edition.cells if "nbgrader" in c.metadata]
+        assert len({g["grade_id"] for g in graded}) == len(graded)
+        assert sum(g["points"] for g in graded) == sum(bool({"check", "hide-cell"} & set(c.metadata.get("tags", [])))
+                                                       for c in cells)
+
+
+WRONG = {  # by walkthrough: (a right line, what a student may write in its place)
+    "mask_by_hand": [("weight.abs().flatten()", "weight.flatten()"), ("descending=True", "descending=False"),
+                     ("round(kept *", "round((1 - kept) *"), ("dtype=torch.bool", "dtype=torch.float"),
+                     (".clamp(-1, 1) + rent", " + rent"), (".clamp(-1, 1) + rent", ".clamp(-1, 1)"),
+                     ("score - rate", "score + rate"), ("(gradient * weight)", "gradient"),
+                     ("int(1000 * epoch[\"kept\"]) < int(1000 * kept)", "epoch[\"kept\"] < kept"),
+                     (">= target", "> 0"), ("epoch[\"kept\"] <= kept and", ""), ("if best is None", "if False")],
+    "straight_through": [("(grad * weight)", "grad"), (".clamp(-1, 1)", ""), ("(grad * weight)", "(-grad * weight)")],
+    "mask_to_speed": [("weight.numel() * places, int", "weight.numel(), int"), ("(weight != 0)", "(weight > 0)")],
+    "defects_travel": [("gradient.sign()", "gradient"), ("images + step", "images - step"), (".clamp(0, 1)", ""),
+                       ("clean - eps, clean + eps", "images - eps, images + eps")],
+    "your_own": [("min(enough", "max(enough"), ("point[f\"accuracy_{reports}\"])", "point[f\"accuracy_{chooses}\"])"),
+                 (">= original", "< original")],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_checks_fail_on_the_unsolved_sheet_and_on_wrong_lines_and_pass_on_ours(name, capsys):
+    sheet, whole = editions(ROOT / f"book/walkthroughs/{name}.ipynb")
+    code = [c for c in whole.cells if c.cell_type == "code"]
+    blank = {c.id: c.source for c in sheet.cells}
+    names: dict = {}
+    exec(code[0].source, names)  # the imports: a check needs nothing else of what comes before
+    tried = set()
+    for todo, check in itertools.pairwise(code):
+        assert bool(worksheets.REGION.search(todo.source)) == ("check" in check.metadata.get("tags", []))
+        if not worksheets.REGION.search(todo.source):
+            continue
+        exec(blank[todo.id], names)
+        with pytest.raises(NotImplementedError):
+            exec(check.source, names)
+        for right, wrong in WRONG[name]:
+            if right in todo.source:
+                tried.add((right, wrong))
+                exec(todo.source.replace(right, wrong), names)
+                with pytest.raises((AssertionError, IndexError, RuntimeError)):
+                    exec(check.source, names)
+        exec(todo.source, names)
+        capsys.readouterr()
+        exec(check.source, names)
+        assert capsys.readouterr().out
+    assert tried == set(WRONG[name])
+
+
+def test_every_other_walkthrough_has_nothing_to_write_in_its_main_text():
+    marked = {p.stem for p in WALKTHROUGHS if "BEGIN SOLUTION" in p.read_text()}
+    assert marked == set(WRONG)
+
+
+def test_the_instructors_edition_runs_to_its_end_and_the_students_does_not(tmp_path):
+    sheet, whole = editions(ROOT / "book/walkthroughs/straight_through.ipynb")
+    for edition, name in ((sheet, "sheet"), (whole, "whole")):
+        nbformat.write(edition, tmp_path / f"{name}.ipynb")
+    run.execute(tmp_path / "whole.ipynb", tmp_path / "out.ipynb")
+    with pytest.raises(papermill.PapermillExecutionError, match="NotImplementedError"):
+        run.execute(tmp_path / "sheet.ipynb", tmp_path / "out.ipynb")
+
+
+def test_the_zips_have_what_the_page_for_lecturers_says(tmp_path, capsys):
+    page = (ROOT / "book/teach.md").read_text()
+    worksheets.main(str(tmp_path))
+    listed = re.findall(r"^\| \d\. {doc}`runs/(\w+)`", page, re.MULTILINE)
+    assert sorted(listed) == [p.stem for p in WALKTHROUGHS]
+    for name in ("worksheets", "worksheets-instructor"):
+        assert f"`_build/{name}.zip`" in page
+        with zipfile.ZipFile(tmp_path / f"{name}.zip") as whole:
+            assert whole.namelist() == [f"{name}/{p.name}" for p in WALKTHROUGHS]
+            text = whole.read(f"{name}/straight_through.ipynb").decode()
+        assert ("TODO" in text) == (name == "worksheets")
+        assert ("BEGIN SOLUTION" in text) == (name != "worksheets")
+
+
+def test_lecturers_are_given_every_figure_that_a_page_draws():
+    drawn = {name for p in (ROOT / "book/pages").glob("*.ipynb")
+             for name in re.findall(r'report\.drawn\(fig, \\"([\w-]+)\\"\)', p.read_text())}
+    linked = re.findall(r"\]\(generated/([\w-]+)\.(svg|png)\)", (ROOT / "book/teach.md").read_text())
+    assert len(drawn) >= 9
+    assert sorted(linked) == sorted((name, kind) for name in drawn for kind in ("svg", "png"))
 
 
 def test_what_is_shipped_is_small_and_answers_the_same():

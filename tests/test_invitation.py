@@ -57,3 +57,11 @@ def test_the_note_stands_below_the_title_and_injected_parameters_are_folded(tmp_
     assert [c.source.splitlines()[0] for c in found.cells] == [
         "# A title", "::::{admonition} Run this page yourself", "epochs = 1"]
     assert "hide-input" in found.cells[2].metadata["tags"]
+
+
+def test_a_page_shows_a_solution_without_its_marks(tmp_path):
+    page = tmp_path / "page.ipynb"
+    marked = nbformat.v4.new_code_cell("def f():\n    ### BEGIN SOLUTION\n    return 1\n    ### END SOLUTION")
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A title"), marked]), page)
+    invitation.invite(page, "book/walkthroughs/page.ipynb", tmp_path)
+    assert nbformat.read(page, 4).cells[2].source == "def f():\n    return 1"
