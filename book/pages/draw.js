@@ -3,8 +3,7 @@
 {
   const root = document.getElementById("draw"), find = name => root.querySelector(`.${name}`);
   const data = JSON.parse(find("data").textContent);
-  const SIDE = 28, BOX = 20, BOARD = 280, FIELD = 5, PEN = 22;  // pixels: of an image, its digit, the board, a filter
-  const LAYERS = ["conv1", "conv2", "fc1", "fc2"];
+  const SIDE = 28, BOX = 20, MIDDLE = 14.5, BOARD = 280, PEN = 22, FIELD = 5;  // in pixels; FIELD: of a filter
 
   // Numbers out of text: weights are in half precision, masks have one bit a weight, images one byte a pixel.
   const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
@@ -79,25 +78,27 @@
     return {original: [...logits(image, points[0].net, {done: 0})], two, work: work.done};
   }
 
-  points[0].work = answers(new Float32Array(SIDE * SIDE), 0).work;
+  points[0].work = answers(new Float32Array(SIDE ** 2), 0).work;
 
-  // What the network sees of `ink` on a board: as MNIST was made, the digit fills a box of 20x20 pixels, and its centre
-  // of mass is the centre of 28x28. Null where there is no ink.
+  // What the networks see of `ink` on a board: as MNIST was made, the digit fills a box of 20x20 pixels, moved by whole
+  // pixels until its centre of mass is nearest to the middle of 28x28. Null where there is no ink.
   function see(ink) {
     let left = BOARD, right = -1, top = BOARD, bottom = -1, mass = 0, x = 0, y = 0;
     ink.forEach((value, i) => {
       const column = i % BOARD, row = Math.floor(i / BOARD);
       mass += value, x += value * (column + 0.5), y += value * (row + 0.5);
-      if (value < 0.3) return;
+      if (value < 0.2) return;
       left = Math.min(left, column), right = Math.max(right, column), top = Math.min(top, row), bottom = row;
     });
     if (right < 0) return null;
     const step = Math.max(right - left + 1, bottom - top + 1) / BOX, fine = 6;  // each pixel averages 6x6 places
-    const place = (centre, pixel, part) => Math.floor(centre / mass + (pixel + (part + 0.5) / fine - SIDE / 2) * step);
-    return Float32Array.from({length: SIDE * SIDE}, (_, i) => {
+    const start = (edge, centre) => edge - Math.round(MIDDLE - (centre / mass - edge) / step) * step;
+    const x0 = start(left, x), y0 = start(top, y), place = (pixel, part) => (pixel + (part + 0.5) / fine) * step;
+    return Float32Array.from({length: SIDE ** 2}, (_, i) => {
       let total = 0;
       for (let k = 0; k < fine ** 2; k++) {
-        const column = place(x, i % SIDE, k % fine), row = place(y, Math.floor(i / SIDE), Math.floor(k / fine));
+        const column = Math.floor(x0 + place(i % SIDE, k % fine));
+        const row = Math.floor(y0 + place(Math.floor(i / SIDE), Math.floor(k / fine)));
         if (Math.min(column, row) >= 0 && Math.max(column, row) < BOARD) total += ink[row * BOARD + column];
       }
       return total / fine ** 2;
@@ -114,7 +115,7 @@
 
   function picture(canvas, image) {
     const pixels = new ImageData(SIDE, SIDE);
-    for (let i = 0; i < SIDE * SIDE; i++) pixels.data.set([...Array(3).fill(image ? 255 * image[i] : 0), 255], 4 * i);
+    for (let i = 0; i < SIDE ** 2; i++) pixels.data.set([...Array(3).fill(image ? 255 * image[i] : 0), 255], 4 * i);
     canvas.width = canvas.height = SIDE;
     canvas.getContext("2d").putImageData(pixels, 0, 0);
   }
@@ -138,13 +139,13 @@
   // Draw all that depends on the board and the slider; say it in words once both have been still for a while.
   function show() {
     const {net, kept, accuracy} = points[slider.value];
-    const {original: ten, two, work} = answers(seen || new Float32Array(SIDE * SIDE), slider.value);
-    const digit = ten.indexOf(Math.max(...ten)), yes = Number(two[1] > two[0]);
+    const {original: ten, two, work} = answers(seen || new Float32Array(SIDE ** 2), slider.value);
+    const digit = ten.indexOf(Math.max(...ten)), yes = two[1] > two[0];
     const shares = seen ? softmax(ten) : ten.fill(0), [no, is] = seen ? softmax(two) : [0, 0];
     picture(find("seen"), seen);
     bars("ten", shares, seen ? digit : -1);
-    bars("two", [is, no], seen ? 1 - yes : -1);
-    bars("layers", LAYERS.map(name => net[`${name}.weight`]).map(w => w.filter(Boolean).length / w.length));
+    bars("two", [is, no], seen ? Number(!yes) : -1);
+    bars("layers", Object.values(net).filter((_, i) => i % 2 === 0).map(w => w.filter(Boolean).length / w.length));
     net["conv1.weight"].forEach((w, i) => { squares[i].style.opacity = w && 0.2 + 0.8 * Math.abs(w) / largest; });
     find("first").textContent = seen ? a(digit) : "nothing yet";
     find("second").textContent = seen ? kind(yes) : "nothing yet";
@@ -154,9 +155,9 @@
     slider.setAttribute("aria-valuetext", `${percent(kept)} of the weights`);
     clearTimeout(told);
     told = setTimeout(() => {
-      const said = seen ? `The original says ${a(digit)}, ${percent(shares[digit])}. ` +
-        `What is left of it says ${kind(yes)}, ${percent(yes ? is : no)}. ` : "The board is empty. ";
-      find("said").textContent = said + [...find("facts").children].map(fact => fact.innerText).join(". ");
+      const facts = [...find("facts").children].map(fact => fact.innerText.replace("\n", ": ")).join(". ");
+      find("said").textContent = (seen ? `The original says ${a(digit)}, ${percent(shares[digit])}. What is left of ` +
+        `it says ${kind(yes)}, ${percent(yes ? is : no)}. ` : "The board is empty. ") + facts;
     }, 500);
   }
 
@@ -167,6 +168,7 @@
     pen.drawImage(small, 0, 0, BOARD, BOARD);
   }
   const soon = () => { cancelAnimationFrame(due); due = requestAnimationFrame(show); };
+
   function stroke(event) {
     const place = board.getBoundingClientRect();
     const to = [event.clientX - place.left, event.clientY - place.top].map(v => v * BOARD / place.width);
@@ -175,8 +177,8 @@
     pen.moveTo(...last || to);
     pen.lineTo(...last = to);
     pen.stroke();
-    const {data: pixels} = pen.getImageData(0, 0, BOARD, BOARD);
-    seen = see(Float32Array.from({length: BOARD * BOARD}, (_, i) => pixels[4 * i] / 255));
+    const pixels = pen.getImageData(0, 0, BOARD, BOARD).data;
+    seen = see(Float32Array.from({length: BOARD ** 2}, (_, i) => pixels[4 * i] / 255));
     soon();
   }
   board.addEventListener("pointerdown", event => { if (event.isPrimary && event.button === 0) stroke(event); });
@@ -186,13 +188,10 @@
   slider.addEventListener("input", soon);
   find("clear").addEventListener("click", () => { put(null); soon(); });
   data.digits.forEach(({digit, pixels, missed}) => {
-    const button = document.createElement("button"), image = Float32Array.from(bytes(pixels), value => value / 255);
-    button.type = "button";
-    button.setAttribute("aria-label", `Test digit: ${a(digit)}${missed ? ", which the smallest network misses" : ""}`);
-    button.append(document.createElement("canvas"));
-    picture(button.firstElementChild, image);
-    button.addEventListener("click", () => { put(image); soon(); });
-    find(missed ? "missed" : "plain").append(button);
+    const image = Float32Array.from(bytes(pixels), value => value / 255), place = find(missed ? "missed" : "plain");
+    place.insertAdjacentHTML("beforeend", `<button type="button" aria-label="${a(digit)}"><canvas></canvas></button>`);
+    picture(place.lastElementChild.firstElementChild, image);
+    place.lastElementChild.addEventListener("click", () => { put(image); soon(); });
     if (digit === data.begin && !missed) put(image);
   });
   Object.assign(root, {answers, see});  // for whoever checks them
