@@ -156,8 +156,8 @@
     clearTimeout(told);
     told = setTimeout(() => {
       const facts = [...find("facts").children].map(fact => fact.innerText.replace("\n", ": ")).join(". ");
-      find("said").textContent = (seen ? `The original says ${a(digit)}, ${percent(shares[digit])}. What is left of ` +
-        `it says ${kind(yes)}, ${percent(yes ? is : no)}. ` : "The board is empty. ") + facts;
+      find("said").textContent = (seen ? `The original says ${a(digit)}, ${percent(shares[digit])}. What is left ` +
+        `says ${kind(yes)}, ${percent(yes ? is : no)}. ` : "The board is empty. ") + facts;
     }, 500);
   }
 
