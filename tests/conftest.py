@@ -70,3 +70,8 @@ def tree(tmp_path: Path) -> Path:
             for i in range(n):
                 Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     return tmp_path / "images"
+
+
+def pytest_collection_modifyitems(items):
+    """What takes minutes begins first, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.stem not in ("test_cluster", "test_run"))
