@@ -8,6 +8,7 @@ needs root and Debian's slurm-wlm and munge, and leaves a machine alone that has
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -85,9 +86,10 @@ def node() -> None:
 
 
 def stop(*names: str) -> None:
-    for process in [p for p in psutil.process_iter() if p.name() in names]:
-        process.kill()
-        process.wait()
+    for process in [p for p in psutil.process_iter(["name"]) if p.info["name"] in names]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself
+            process.kill()
+            process.wait()
 
 
 def snakemake(*more: str) -> subprocess.Popen[str]:
@@ -99,8 +101,10 @@ def kernels() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
-        parents = process.parents() if "ipykernel_launcher" in line else []
-        found += [process] * any({f"runs={HOME / 'slurm-runs'}", "indirect_reuse"} <= {*p.cmdline()} for p in parents)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parents = process.parents() if "ipykernel_launcher" in line else []
+            asked = {f"runs={HOME / 'slurm-runs'}", "indirect_reuse"}
+            found += [process] * any(asked <= {*p.cmdline()} for p in parents)
     return found
 
 
