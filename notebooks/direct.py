@@ -228,8 +228,7 @@ def ablation(preset: str, notebook: str, problem: str = "target_superclass_idx")
     Means over problems and seeds, in points above the restricted original: at SHARE, and over the front from 10 to 50%
     of the weights; `smallest`, the share that its last point keeps; `searches`, how many there were. Searches of a
     single alpha are the points of one front. `standard error`: over the searches, of the points from 10 to 50%; NaN of
-    one. A setting of which a cell has not been run is left out: means over other
-    problems are not to be compared.
+    one. A setting of which a cell has not been run is left out: means over other problems are not to be compared.
     """
     cells = [p for stage in run.cells(preset, {}) for book, p in stage if book == notebook]
     found = {records.key(r.parameters): r for r in report.of_preset(preset, notebook)}
