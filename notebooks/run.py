@@ -133,7 +133,7 @@ def recorded(notebook: str, parameters: dict[str, Any], anywhere: bool = False) 
     """
     folder = records.place(parameters["runs"], ROOT) / notebook
     asked = parameters["device"]
-    kind = (asked.replace("auto", "*").partition(":")[0] if anywhere else runtime.device(asked).type)
+    kind = asked.replace("auto", "*").partition(":")[0] if anywhere else runtime.device(asked).type
     wanted = parameters.get("precision", "auto")
     for path in folder.glob(f"*-{kind}-{records.key(parameters)}.json"):
         with contextlib.suppress(ValueError, OSError, KeyError):
