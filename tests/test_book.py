@@ -192,13 +192,17 @@ def test_a_cost_record_counts_what_its_masks_keep():
 def test_the_readme_states_what_the_fronts_say():
     groups = [direct.told(report.of_preset(preset, notebook)) for preset, notebook, _ in FRONTS]
     readme = (ROOT / "README.md").read_text()
+    kept, points = "{{{0}-kept:.2%}} ({{{0}-kept-se:.2%}}) at ", "{{{0}:+.2f}} ({{{0}-se:.2f}}) points"
     for what, paper, said in (
-        ("kept at no loss against the original, all outputs", "10.11%", "{all-kept:.2%} at {all-points:+.2f} points"),
-        ("the same against the original, restricted", "", "{restricted-kept:.2%} at {restricted-points:+.2f} points"),
+        ("kept at no loss against the original, all outputs", "10.11%",
+         kept.format("all") + points.format("all-points")),
+        ("the same against the original, restricted", "",
+         kept.format("restricted") + points.format("restricted-points")),
         ("accuracy with 10.11% of the weights against the original, all outputs", "+5.85 points",
-         "{at-all-points:+.2f} points"),
-        ("the same against the original, restricted", "", "{at-points:+.2f} points"),
-        ("best accuracy against the original, restricted", "", "{best-points:+.2f} points, with {best-kept:.0%}"),
+         points.format("at-all-points")),
+        ("the same against the original, restricted", "", points.format("at-points")),
+        ("best accuracy against the original, restricted", "",
+         points.format("best-points") + ", with {best-kept:.0%}"),
     ):
         cells = [what, paper, *(said.format_map(group) for group in groups)]
         assert f"| {' | '.join(cells)} |".replace("|  |", "| |") in readme, cells
