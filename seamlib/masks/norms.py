@@ -58,8 +58,8 @@ def restate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     with torch.no_grad():
         for name, (n, total, squares) in seen.items():
             norm, mean, var = norms[name], total / n, (squares / n - (total / n)**2).clamp_min(0)
-            scale = norm.weight / (norm.running_var + norm.eps).double().sqrt()  # type: ignore[operator]
-            norm.bias += scale * (mean - norm.running_mean)  # type: ignore[operator]
+            scale = norm.weight * torch.rsqrt(norm.running_var.double() + norm.eps)  # type: ignore[union-attr]
+            norm.bias.add_(scale * (mean - norm.running_mean))  # type: ignore[operator]
             norm.weight.copy_(scale * (var + norm.eps).sqrt())
             norm.running_mean.copy_(mean), norm.running_var.copy_(var)  # type: ignore[union-attr]
 
