@@ -59,11 +59,11 @@ def test_a_default_is_what_python_reads(tmp_path, monkeypatch):
 
 def test_unknown_notebook_and_preset_list_the_known(capsys):
     assert run.main(["cell", "nope"]) == 1
-    notebooks = ("defect_inheritance, direct_binary, direct_multiclass, indirect_reuse, inference_cost, retrain, ship, "
-                 "threshold_study, train_source")
+    notebooks = ("defect_inheritance, direct_binary, direct_multiclass, indirect_reuse, inference_cost, put_together, "
+                 "retrain, ship, threshold_study, train_source")
     assert f"unknown notebook 'nope': allowed are {notebooks}" in capsys.readouterr().err
     assert run.main(["grid", "nope"]) == 1
-    presets = "quick, cifar10, cifar10-long, cifar100, cifar100-short, cifar100-binary, cifar100-binary-long, vgg16, "
+    presets = "quick, cifar10, cifar10-long, cifar100, cifar100-short, cifar100-binary, cifar100-binary-long, "
     assert f"unknown preset 'nope': allowed are {presets}" in capsys.readouterr().err
     assert run.main(["grid", "paper", "-p", "nope=1"]) == 1
     assert "no notebook of preset 'paper' has a parameter 'nope'" in capsys.readouterr().err
