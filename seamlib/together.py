@@ -103,7 +103,7 @@ def front(parts: Sequence[Reengineered], task: tasks.Task, device: torch.device 
         model = Together([part.module(f"{alpha:g}") for part in parts]).eval()
         counts = cost.flops(model, data.first(task.test, 1))
         model.to(device)
-        right = {half: count_right(model, data.batches(split, 256, device)) for half, split in task.halves.items()}
+        right = {half: count_right(model, data.batches(split, 64, device)) for half, split in task.halves.items()}
         pairs = [overlap.jaccard(a.masks, b.masks) for a, b in itertools.combinations(picks, 2)]
         own = sum(t.numel() for pick in picks for t in (*pick.norms.values(), *pick.head.values()))
         total = sum(m.numel() for m in picks[0].masks.values())

@@ -77,7 +77,7 @@ def test_together_has_a_panel_a_number_of_classes_and_a_line_a_front():
     fig, axes = plt.subplots(1, 2)
     points = pd.DataFrame({"classes": [2, 2, 2, 3], "problem": ["a", "a", "a", "b"], "kept": [0.5, 0.1, 0.2, 0.3],
                            "how": ["put together"] * 2 + ["at once", "put together"], "difference": [1.0, -1, 2, 0]})
-    left, right = figures.together(axes, points)
+    left, _ = figures.together(axes, points)
     assert left.lines[0].get_xydata().tolist() == [[0.1, -1.0], [0.5, 1.0]]
     assert left.lines[1].get_xydata().tolist() == [[0.2, 2.0]]
     assert [ax.get_title(loc="right") for ax in axes] == ["2 classes", "3 classes"]
