@@ -80,7 +80,7 @@ def test_together_has_a_panel_a_number_of_classes_and_a_line_a_front():
     left, _ = figures.together(axes, points)
     assert left.lines[0].get_xydata().tolist() == [[0.1, -1.0], [0.5, 1.0]]
     assert left.lines[1].get_xydata().tolist() == [[0.2, 2.0]]
-    assert [ax.get_title(loc="right") for ax in axes] == ["2 classes", "3 classes"]
+    assert [ax.texts[0].get_text() for ax in axes] == ["2 classes", "3 classes"]
     assert [t.get_text() for t in left.get_legend().get_texts()] == ["put together", "at once", "restricted original"]
     figures.together(axes, points[points["how"] == "put together"])  # the searches at once may not have been run
     assert [t.get_text() for t in left.get_legend().get_texts()][-1] == "restricted original"

@@ -163,7 +163,7 @@ def together(axes: Sequence[Axes], points: pd.DataFrame) -> Sequence[Axes]:
         ax.axhline(0, color=ORIGINAL, linestyle=":")
         ax.set_xscale("log")
         percent(ax, "x", "weights kept")
-        ax.set_title(f"{n} classes", loc="right", fontsize="medium")
+        ax.text(0.97, 0.05, f"{n} classes", transform=ax.transAxes, ha="right")
     for label, colour, dashes in (("put together", SEAM, "-o"), ("at once", CONTROL, "--^"),
                                   ("restricted original", ORIGINAL, ":")):
         if label in (*points["how"], "restricted original"):
