@@ -344,8 +344,8 @@ def test_binary_models_are_put_together_and_verified(runs, capfd):
     assert run.finished("put_together", parameters) is None
     assert "has other masks now" in capfd.readouterr().out
     other.unlink()
-    assert cell("put_together", **both) == 1
-    assert "no record direct_binary/*binary8-* in" in capfd.readouterr().err
+    assert cell("put_together", **both) == 1  # what now matches first is a kept record
+    assert "has model 'resnet20', not 'lenet': models that are put together are of one" in capfd.readouterr().err
 
 
 def test_a_failing_cell_says_why_in_the_last_lines(runs):
