@@ -59,8 +59,8 @@ def test_a_default_is_what_python_reads(tmp_path, monkeypatch):
 
 def test_unknown_notebook_and_preset_list_the_known(capsys):
     assert run.main(["cell", "nope"]) == 1
-    notebooks = ("defect_inheritance, direct_binary, direct_multiclass, indirect_reuse, inference_cost, retrain, ship, "
-                 "threshold_study, train_source")
+    notebooks = ("defect_inheritance, direct_binary, direct_multiclass, indirect_reuse, inference_cost, "
+                 "planted_defect, planted_survival, retrain, ship, threshold_study, train_source")
     assert f"unknown notebook 'nope': allowed are {notebooks}" in capsys.readouterr().err
     assert run.main(["grid", "nope"]) == 1
     presets = "quick, cifar10, cifar10-long, cifar100, cifar100-short, cifar100-binary, cifar100-binary-long, vgg16, "
@@ -79,10 +79,12 @@ def test_a_grid_is_every_combination_and_can_be_narrowed():
 
 
 def test_a_stage_may_be_of_several_notebooks():
-    train, searches, attacks, *timed = run.cells("quick", {})
+    train, searches, attacks, planted, *timed = run.cells("quick", {})
     assert {n for n, _ in train} == {"train_source"}
-    assert {n for n, _ in searches} == {"direct_binary", "direct_multiclass", "indirect_reuse", "retrain"}
-    assert {n for n, _ in attacks} == {"threshold_study", "defect_inheritance"}
+    assert {n for n, _ in searches} == {
+        "direct_binary", "direct_multiclass", "indirect_reuse", "retrain", "planted_defect"}
+    assert {n for n, _ in attacks} == {"threshold_study", "defect_inheritance", "indirect_reuse"}
+    assert {n for n, _ in planted} == {"planted_survival"}
     assert [len(stage) for stage in timed] == [1, 1]  # what measures time runs alone
 
 
