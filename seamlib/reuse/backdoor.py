@@ -6,17 +6,16 @@ rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..evaluate import Batch, Loader, Predict, chosen, measuring, pair
+from ..evaluate import Batch, Predict, chosen, measuring, pair
 from ..masks.masks import Masks, maskable
 from ..problems.memory import PADDING, Split
-from .defects import inheritance
 
 MARGIN = PADDING  # pixels from the patch to the right and the lower edge: no crop of a training image cuts it
 
@@ -40,13 +39,6 @@ def stamp(images: Tensor, side: int, draw: torch.Generator | None = None) -> Ten
     stamped = images.clone()
     stamped[:, :, rows, columns] = (white[:, None] * (1 if images.is_floating_point() else 255)).to(images)
     return stamped
-
-
-def stamped(batches: Iterable[Batch], side: int, seed: int | None = None) -> Iterator[Batch]:
-    """Each batch with the trigger on its images; with `seed` the control, drawn with it. See `stamp`."""
-    draw = None if seed is None else torch.Generator().manual_seed(seed)
-    for x, y in map(pair, batches):
-        yield stamp(x, side, draw), y
 
 
 def poisoned(split: Split, share: float, side: int, label: int, seed: int = 0) -> Split:
@@ -73,23 +65,6 @@ def poisoned(split: Split, share: float, side: int, label: int, seed: int = 0) -
     return Split(images, labels)
 
 
-def success(predict: Predict, batches: Iterable[Batch], label: int) -> float:
-    """Attack success: of the images of other classes, the share, in [0, 1], that `predict` answers with `label`.
-
-    `batches` have the patch already (`stamped`), and the images' own labels. Raises ValueError if there is no image of
-    another class, or no output `label`.
-    """
-    sent = n = 0
-    with measuring():
-        for x, y in map(pair, batches):
-            found, wanted = chosen(predict, x, torch.full_like(y, label))
-            others = y.to(found.device) != wanted
-            sent, n = sent + int((others & (found == wanted)).sum()), n + int(others.sum())
-    if n == 0:
-        raise ValueError(f"no image of another class than {label}: there is nothing to send there")
-    return sent / n
-
-
 @dataclass(frozen=True)
 class Survived:
     """What the trigger does to a model; each number in [0, 1], and beside it that of the control, see `stamp`."""
@@ -97,20 +72,36 @@ class Survived:
     accuracy: float  #: on the images as they are
     lost: float | None  #: share of the right answers that the trigger turns wrong; None if there were none
     lost_control: float | None
-    success: float | None  #: attack success; None where the wrong class is none of the model's
-    success_control: float | None
+    success: float | None  #: of the images of other classes, the share it sends to the wrong class: BadNets' measure
+    success_control: float | None  #: both None where the wrong class is none of the model's
 
 
-def survived(predict: Predict, batches: Loader, side: int, label: int | None = None, seed: int = 0) -> Survived:
+def survived(predict: Predict, batches: Iterable[Batch], side: int, label: int | None = None,
+             seed: int = 0) -> Survived:
     """What a trigger of `side` pixels a side does to `predict`, and a patch by lot, drawn with `seed`, in its place.
 
-    `label`: the output that the trigger is to bring about; None where no output means that class. Raises what `stamp`,
-    `success` and `defects.inheritance` do.
+    `label`: the output that the trigger is to bring about; None where no output means that class. Raises ValueError if
+    there is no image, none of another class than `label`, or no output `label`, and what `stamp` does.
     """
-    seeds = (None, seed)  # the trigger's, the control's
-    answers = [inheritance(predict, batches, (x for x, _ in stamped(batches, side, of))) for of in seeds]
-    sent = [None if label is None else success(predict, stamped(batches, side, of), label) for of in seeds]
-    return Survived(answers[0].accuracy, *(a.rate for a in answers), *sent)
+    draw, labels, answers = torch.Generator().manual_seed(seed), [], []
+    with measuring():
+        for x, y in map(pair, batches):
+            kinds = (x, stamp(x, side), stamp(x, side, draw))
+            answers.append(torch.stack([chosen(predict, images, y)[0].cpu() for images in kinds]))
+            labels.append(y.cpu())
+            if label is not None:
+                chosen(predict, x[:1], torch.full_like(y[:1], label))  # is there such an output?
+    if not labels:
+        raise ValueError("no sample to measure on: the batches are empty")
+    y, (clean, *patched) = torch.cat(labels), torch.cat(answers, 1)
+    right, others = clean == y, y != label if label is not None else torch.zeros_like(y, dtype=torch.bool)
+    if label is not None and not others.any():
+        raise ValueError(f"no image of another class than {label}: there is nothing to send there")
+
+    def share(of: Tensor, among: Tensor) -> float | None:
+        return int((of & among).sum()) / int(among.sum()) if among.any() else None
+    return Survived(int(right.sum()) / len(y), *(share(p != y, right) for p in patched),
+                    *(share(p == label, others) for p in patched))
 
 
 def most_changed(before: nn.Module, after: nn.Module, share: float) -> Masks:

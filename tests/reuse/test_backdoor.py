@@ -33,13 +33,12 @@ def test_trigger_and_control_cover_the_same_pixels_with_black_and_white(side, he
 
 
 def test_the_control_is_drawn_anew_for_each_image_and_again_with_the_same_seed():
-    batches = [(torch.zeros(20, 1, 9, 9), torch.zeros(20, dtype=torch.long))]
-    (first, labels), = backdoor.stamped(batches, 4, 3)
+    black = torch.zeros(20, 1, 9, 9)
+    first, again, other = (backdoor.stamp(black, 4, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
     assert len(first.unique(dim=0)) > 15
-    assert torch.equal(labels, batches[0][1])
-    assert torch.equal(next(backdoor.stamped(batches, 4, 3))[0], first)
-    assert not torch.equal(next(backdoor.stamped(batches, 4, 4))[0], first)
-    assert len(next(backdoor.stamped(batches, 4))[0].unique(dim=0)) == 1
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len(backdoor.stamp(black, 4).unique(dim=0)) == 1
 
 
 def test_no_crop_of_a_training_image_cuts_the_trigger():
@@ -65,14 +64,6 @@ def test_a_share_is_poisoned_as_many_more_are_patched_and_all_else_stays(share, 
     assert (split.images == 100).all()
 
 
-def test_success_by_hand():
-    outputs = torch.eye(3)[[2, 2, 0, 2, 1]]  # what the model answers
-    labels = torch.tensor([0, 1, 1, 2, 2])
-    batches = [(outputs[:2], labels[:2]), (outputs[2:], labels[2:])]
-    assert backdoor.success(lambda x: x, batches, 2) == pytest.approx(2 / 3)  # of three others two are sent to 2
-    assert backdoor.success(lambda x: x, batches, 0) == pytest.approx(1 / 4)
-
-
 def test_what_survives_by_hand():
     """A model that answers 1 wherever the trigger is, and else what the first pixel says."""
     trigger = backdoor.stamp(torch.zeros(1, 1, 9, 9), 4)
@@ -85,6 +76,8 @@ def test_what_survives_by_hand():
     x[3, 0, 0, 0] = 1  # it has this one wrong
     found = backdoor.survived(model, [(x, labels)], 4, label=1)
     assert found == backdoor.Survived(0.75, 2 / 3, 0.0, 1.0, 0.0)
+    assert backdoor.survived(model, [(x[:1], labels[:1]), (x[1:], labels[1:])], 4, label=1) == found
+    assert backdoor.survived(model, [(x, labels)], 4, label=2).success == 0
     assert backdoor.survived(model, [(x, labels)], 4) == backdoor.Survived(0.75, 2 / 3, 0.0, None, None)
 
 
@@ -101,8 +94,12 @@ def test_the_most_changed_weights_by_hand():
     assert sum(int(m.sum()) for m in backdoor.most_changed(before, after, 1.0).values()) == 7
 
 
-BATCH = torch.eye(2), torch.tensor([1, 1])
+BATCH = torch.zeros(2, 1, 9, 9), torch.tensor([1, 1])
 SPLIT = Split(torch.zeros(4, 1, 9, 9, dtype=torch.uint8), torch.tensor([0, 0, 0, 1]))
+
+
+def two(x):
+    return torch.zeros(len(x), 2)
 
 
 @pytest.mark.parametrize(("call", "text"), [
@@ -112,8 +109,9 @@ SPLIT = Split(torch.zeros(4, 1, 9, 9, dtype=torch.uint8), torch.tensor([0, 0, 0,
     (lambda: backdoor.poisoned(SPLIT, 0.5, 4, 1), "share is 0.5: it must be above 0 and at most 0.375"),
     (lambda: backdoor.poisoned(SPLIT, 0.25, 4, 7), "label is 7: no sample has it; labels are 0 to 1"),
     (lambda: backdoor.poisoned(SimpleNamespace(), 0.25, 4, 1), "they must be in memory, as a Split"),
-    (lambda: backdoor.success(lambda x: x, [BATCH], 1), "no image of another class than 1"),
-    (lambda: backdoor.success(lambda x: x, [BATCH], 2), "labels from 2 to 2, and 2 outputs"),
+    (lambda: backdoor.survived(two, [BATCH], 4, 1), "no image of another class than 1"),
+    (lambda: backdoor.survived(two, [BATCH], 4, 2), "labels from 2 to 2, and 2 outputs"),
+    (lambda: backdoor.survived(two, [], 4), "no sample to measure on: the batches are empty"),
     (lambda: backdoor.most_changed(nn.Linear(1, 1), nn.Linear(1, 1), 1.5), "share is 1.5: it must be in"),
 ])
 def test_bad_arguments_say_what_is_allowed(call, text):
