@@ -19,7 +19,7 @@ PRESET = "planted"
 STUDENT = ["method", "seed", "removed", "accuracy", "trigger", "control", "trigger's own"]
 POINT = ["method", "seed", "alpha", "kept", "accuracy", "success", "control", "most changed kept"]
 LAYER = ["layer", "changed", "kept", "changed_kept"]
-METHODS = ("standard-24-epochs", "seam", "standard", "remos-10", "retrain")  # as the text names them
+METHODS = ("standard, 24 epochs", "seam", "standard", "remos 10%", "retrain")
 GONE, HALF = 0.02, 0.5  # of the images; of what the trigger does to the poisoned model
 
 
@@ -125,14 +125,12 @@ def told() -> dict[str, Any]:
     made, nan = poisoned(), math.nan
     said: dict[str, Any] = {f"{when}-{what}": made.results[when][what] if made else nan for when in ("before", "after")
                             for what in ("accuracy", "lost", "lost_control", "success", "success_control")}
-    said |= {name: made.results[name] if made else nan for name in ("poisoned", "images")}
     table, points = of_students(), of_searches()
     own = said["after-lost"] - said["after-lost_control"]
-    for method, of in table.groupby("method", sort=False):
-        name = str(method).replace(", ", "-").replace(" ", "-").replace("%", "")
-        said |= {f"{name}-{c.replace(chr(39), '').replace(' ', '-')}": float(of[c].mean()) for c in STUDENT[2:]}
+    for method in METHODS:
+        of, name = table[table["method"] == method], method.replace(", ", "-").replace(" ", "-").replace("%", "")
+        said |= {f"{name}-{what}": float(of[what].mean()) for what in ("accuracy", "trigger", "control")}
         said[f"{name}-verdict"] = verdict(list(of["trigger's own"]), own)
-    said |= {f"{method}-verdict": said.get(f"{method}-verdict", "was not tested") for method in METHODS}
     whole = points[points["alpha"] == 0].set_index("seed")
     own = float((whole["success"] - whole["control"]).mean()) if len(whole) else nan
     said |= {"restricted-success": float(whole["success"].mean()), "restricted-control": float(whole["control"].mean()),
@@ -140,6 +138,4 @@ def told() -> dict[str, Any]:
     for where, of in ends(points).items():
         said |= {f"{where}-{c.replace(' ', '-')}": float(of[c].mean()) for c in POINT[3:]}
         said[f"{where}-verdict"] = verdict(list(of["success"] - of["control"]), own)
-    said["students"] = int(table.groupby("method").size().max()) if len(table) else 0
-    said["searches"] = points["seed"].nunique()
     return said

@@ -53,9 +53,9 @@ def test_without_a_record_there_are_empty_tables_no_numbers_and_no_verdict(resul
     assert list(planted.of_searches()) == planted.POINT
     assert list(planted.by_layer()) == planted.LAYER
     said = planted.told()
-    assert {said[f"{m}-verdict"] for m in (*planted.METHODS, "first", "last")} == {"was not tested"}
-    assert math.isnan(said["after-success"])
-    assert said["students"] == 0
+    verdicts = {value for name, value in said.items() if name.endswith("-verdict")}
+    assert verdicts == {"was not tested"}
+    assert all(math.isnan(value) for value in said.values() if value not in verdicts)
 
 
 def test_the_fair_control_comes_first_and_only_what_was_measured_has_a_row(results):
@@ -66,7 +66,7 @@ def test_the_fair_control_comes_first_and_only_what_was_measured_has_a_row(resul
         for s in students[:3]]
     results["planted_survival"].append(made("planted_survival", {}, {}, student="of digits"))
     results["planted_defect"] = [made("planted_defect", {}, {
-        "before": SURVIVED, "after": {**SURVIVED, "lost": 0.95, "lost_control": 0.05}, "poisoned": 1, "images": 2})]
+        "before": SURVIVED, "after": {**SURVIVED, "lost": 0.95, "lost_control": 0.05}})]
     table = planted.of_students()
     assert list(table["method"]) == ["standard, 24 epochs", "seam", "standard"]
     assert table["trigger's own"].tolist() == pytest.approx([0.4] * 3)
@@ -74,7 +74,7 @@ def test_the_fair_control_comes_first_and_only_what_was_measured_has_a_row(resul
     said = planted.told()
     assert said["seam-verdict"] == "is weaker"  # 40 points of 90
     assert said["retrain-verdict"] == "was not tested"
-    assert said["standard-24-epochs-triggers-own"] == pytest.approx(0.4)
+    assert said["standard-24-epochs-trigger"] == pytest.approx(0.5)
 
 
 def test_a_front_has_the_original_first_and_layers_are_summed_over_the_seeds(results):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from seamlib.masks.norms import apply_norms, batch_norms, read_norms
+from seamlib.masks.norms import apply_norms, batch_norms, read_norms, restate
 
 
 def trained(model: nn.Module) -> nn.Module:
@@ -40,6 +40,33 @@ def test_what_is_read_and_given_are_copies():
     with torch.no_grad():
         model[0].weight.add_(1), other[0].weight.add_(1), other[0].running_mean.add_(1)
     assert all(torch.equal(norms[name], before[name]) for name in norms)
+
+
+def test_norms_take_the_statistics_of_images_and_say_what_they_said():
+    """In train mode the network then says it too, of these very images."""
+    torch.manual_seed(0)
+    model = trained(nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3),
+                                  nn.BatchNorm2d(3), nn.BatchNorm2d(3)))  # the last one's input is the one's before
+    x = 3 * torch.randn(12, 2, 7, 7) + 1
+    before, other = model(x), copy.deepcopy(model).train()(x)
+    restate(model, x.split(5))  # parts of unequal size
+    torch.testing.assert_close(model[1].running_mean, model[0](x).mean((0, 2, 3)))
+    torch.testing.assert_close(model[1].running_var, model[0](x).var((0, 2, 3), correction=0))
+    torch.testing.assert_close(model(x), before)
+    torch.testing.assert_close(model.train()(x), before, rtol=1e-3, atol=1e-3)
+    assert (other - before).abs().max() > 1
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_channel_that_is_the_same_in_all_images_stays_what_it_was():
+    model = trained(nn.Sequential(nn.BatchNorm1d(2)))
+    x = torch.stack([torch.full((6,), 0.7), torch.randn(6)], 1)
+    before = model(x)
+    restate(model, [x])
+    torch.testing.assert_close(model(x), before)
+    assert float(model[0].running_var[0]) == pytest.approx(0, abs=1e-12)
+    restate(model, [])  # no images: nothing to learn
+    torch.testing.assert_close(model(x), before)
 
 
 def test_norms_without_statistics_are_none_of_these():
