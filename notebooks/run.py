@@ -153,6 +153,11 @@ def compare(record: records.Record, parameters: dict[str, Any]) -> None:
         theirs, ours = ("student", "student") if "student" in record.sha256 else ("masks", "masks of the record")
         if of.sha256.get(theirs) != record.sha256[ours]:
             raise ValueError(f"{of.stem} has another {theirs} now")
+    for pattern in parameters["binaries"].split(",") if "binaries" in parameters else ():
+        part = records.read(records.find(pattern.strip(), [records.place(parameters["runs"], ROOT), KEPT]))
+        masks = f"masks of class {part.parameters['target_class']}"
+        if record.sha256.get(masks, part.sha256["masks"]) != part.sha256["masks"]:
+            raise ValueError(f"{part.stem} has other masks now")
     now = source if record.experiment in ("train_source", "retrain") else source_model
     now(of, ROOT)
 

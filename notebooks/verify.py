@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from seamlib import evaluate, masks, models, records
+from seamlib import evaluate, masks, models, records, together
 from seamlib.problems import data, tasks
 from seamlib.restore import answering, restore, restore_student, source_model
 from seamlib.reuse import defects
@@ -76,15 +76,47 @@ def _front(stated: Mapping[str, Any], found: Reengineered, task: tasks.Task, ori
         again |= {column: evaluate.accuracy(found.module(name), data.batches(split, 256))
                   for column, split in splits.items() if column in point}
         numbers |= {f"front.{name}.{k}": (point[k], v, TOLERANCE * (k != "kept")) for k, v in again.items()}
-    for control, chosen in (stated["no_loss"] if there else {}).items():
-        first = no_loss(stated["front"], originals, control) if "a" in found.picks else None
+    return numbers | (_chosen(stated, originals, "a" in found.picks) if there else {})
+
+
+def _chosen(stated: Mapping[str, Any], originals: Originals, crossfit: bool = True) -> Numbers:
+    """What is chosen from a front: kept at no loss, and the most accurate point."""
+    numbers: Numbers = {}
+    for control, chosen in stated["no_loss"].items():
+        first = no_loss(stated["front"], originals, control) if crossfit else None
         numbers[f"no_loss.{control}.reached"] = (float(chosen is not None), float(first is not None), 0.0)
         if chosen is not None and first is not None:
             numbers |= {f"no_loss.{control}.{k}": (v, first[k], TOLERANCE) for k, v in chosen.items()}
-    if there and stated["best"] is not None:
+    if stated["best"] is not None:
         again = best(stated["front"], originals)
         numbers |= {f"best.{k}": (v, again[k], TOLERANCE) for k, v in stated["best"].items()}
     return numbers
+
+
+def _together(record: records.Record, path: Path, root: Path) -> Numbers:
+    """Every point of the binary models put together, which are restored from their own records."""
+    numbers: Numbers = {}
+    stated, parts = record.results, []
+    for what, digest in record.sha256.items():
+        if what.startswith("masks of class"):
+            of, mask_file = _found(path, root, "direct_binary", "masks", digest)
+            parts.append(restore(of, mask_file, root))
+    task = tasks.problem(parts[0].source, classes=record.parameters["classes"])
+    originals = tasks.originals(task, parts[0].model)
+    for series, accuracies in originals.items():
+        numbers |= {f"originals.{series}.{k}": (stated["originals"][series][k], v, TOLERANCE) for k, v in
+                    accuracies.items()}
+    points = together.front([part.found for part in parts], task)
+    if [point["alpha"] for point in points] != [point["alpha"] for point in stated["front"]]:
+        raise ValueError(f"the front of {record.stem} has other points than the records of its classes have in common")
+    for point, again in zip(stated["front"], points, strict=True):
+        numbers |= {f"front.{again['alpha']:g}.{k}": (
+            point[k], v, TOLERANCE if k.startswith("accuracy") else 1e-6 * v) for k, v in again.items() if k != "alpha"}
+    for alpha, union in together.unions([part.found for part in parts]).items():
+        for what, shares in union.items():
+            numbers |= {f"union.{alpha}.{what}.{i}": (stated["union"][alpha][what][i - 1], share, 1e-9)
+                        for i, share in enumerate(shares, 1)}
+    return numbers | _chosen(stated, originals)
 
 
 def _found(path: Path, root: Path, experiment: str, what: str, digest: str) -> tuple[records.Record, Path]:
@@ -202,6 +234,7 @@ KINDS: dict[str, Callable[[records.Record, Path, Path], Numbers] | str] = {  # w
     "planted_survival": _survival,
     "inference_cost": _cost,
     "ship": _ship,
+    "put_together": _together,
     "retrain": "the model that it trained is not kept: run its cell again",
     "threshold_study": "the students that it made are not kept: run its cell again",
     "speed": "it states times: run make bench again, on a quiet machine",

@@ -13,6 +13,7 @@
 - `evaluate`: accuracy, and what the untouched original reaches
 - `trial`: a copy of a model, and what it says about an example
 - `restore`: models back from their records
+- `together`: binary models put together
 - `figures`: (axes, table) -> axes
 """
 

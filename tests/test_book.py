@@ -30,7 +30,7 @@ from check import notebook_faults, page_faults
 from conftest import ROOT, SHARED
 from PIL import Image
 
-from seamlib import masks, records, search
+from seamlib import masks, records, search, together
 
 RESULTS = ROOT / "book" / "results"
 DIRECT = sorted(RESULTS.glob("direct_*/*.json"))
@@ -189,16 +189,55 @@ def test_a_cost_record_counts_what_its_masks_keep():
             records.read(of).results["accuracy"]["paper"], abs=0.0005)
 
 
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("put_together/*.json")), ids=lambda p: p.stem)
+def test_what_is_said_of_models_put_together_follows_from_their_masks(path):
+    record = records.read(path)
+    results, kept = record.results, {records.read(p).sha256["masks"]: p for p in DIRECT}
+    classes = record.parameters["classes"].split(",")
+    parts = [masks.load_masks(kept[record.sha256[f"masks of class {c}"]].with_suffix(".safetensors")).masks
+             for c in classes]
+    for point in results["front"]:
+        alpha = f"{point['alpha']:g}"
+        mine, union = [part[alpha] for part in parts], results["union"][alpha]
+        assert point["kept"] == masks.kept_fraction(together.union(mine)) == pytest.approx(union["found"][-1])
+        assert point["each"] == pytest.approx(np.mean([*map(masks.kept_fraction, mine)])) == union["found"][0]
+        assert point["shared_by_chance"] < point["shared"]
+        assert point["accuracy"] == pytest.approx((point["accuracy_a"] + point["accuracy_b"]) / 2)
+    for control, chosen in results["no_loss"].items():
+        assert chosen == search.no_loss(results["front"], results["originals"], control)
+    assert results["best"] == search.best(results["front"], results["originals"])
+    assert results["n"] == 1000 * len(classes)
+
+
+def test_the_groups_that_are_put_together_are_drawn_and_searched_at_once_as_their_classes_were():
+    rng, (apart, once) = np.random.default_rng(0), run.cells("together", {})
+    drawn = [sorted(rng.choice(10, n, replace=False).tolist()) for n in (2, 3, 5) for _ in range(3)]
+    groups = [p["classes"] for _, p in apart]
+    assert groups == [",".join(map(str, group)) for group in [*drawn, range(10)]]
+    (binaries,) = {p["binaries"] for _, p in apart}
+    fronts = report.of_preset("cifar10", "direct_binary")
+    stems = {records.find(pattern.strip(), [RESULTS]).stem for pattern in binaries.split(",")}
+    assert stems == {Path(r.stem).name for r in fronts}
+    binary = run.cells("cifar10", {})[0][0][1]
+    for _, p in once:
+        assert p["classes"] in groups
+        assert {k: v for k, v in p.items() if k in binary} == {k: v for k, v in binary.items() if k in p}
+
+
 def test_the_readme_states_what_the_fronts_say():
     groups = [direct.told(report.of_preset(preset, notebook)) for preset, notebook, _ in FRONTS]
     readme = (ROOT / "README.md").read_text()
+    kept, points = "{{{0}-kept:.2%}} ({{{0}-kept-se:.2%}}) at ", "{{{0}:+.2f}} ({{{0}-se:.2f}}) points"
     for what, paper, said in (
-        ("kept at no loss against the original, all outputs", "10.11%", "{all-kept:.2%} at {all-points:+.2f} points"),
-        ("the same against the original, restricted", "", "{restricted-kept:.2%} at {restricted-points:+.2f} points"),
+        ("kept at no loss against the original, all outputs", "10.11%",
+         kept.format("all") + points.format("all-points")),
+        ("the same against the original, restricted", "",
+         kept.format("restricted") + points.format("restricted-points")),
         ("accuracy with 10.11% of the weights against the original, all outputs", "+5.85 points",
-         "{at-all-points:+.2f} points"),
-        ("the same against the original, restricted", "", "{at-points:+.2f} points"),
-        ("best accuracy against the original, restricted", "", "{best-points:+.2f} points, with {best-kept:.0%}"),
+         points.format("at-all-points")),
+        ("the same against the original, restricted", "", points.format("at-points")),
+        ("best accuracy against the original, restricted", "",
+         points.format("best-points") + ", with {best-kept:.0%}"),
     ):
         cells = [what, paper, *(said.format_map(group) for group in groups)]
         assert f"| {' | '.join(cells)} |".replace("|  |", "| |") in readme, cells

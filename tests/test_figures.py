@@ -73,6 +73,26 @@ def test_by_engine_has_two_bars_a_model_in_the_panel_of_each_engine():
     plt.close(fig)
 
 
+def test_together_has_a_panel_a_number_of_classes_and_a_line_a_front():
+    fig, axes = plt.subplots(1, 2)
+    points = pd.DataFrame({"classes": [2, 2, 2, 3], "problem": ["a", "a", "a", "b"], "kept": [0.5, 0.1, 0.2, 0.3],
+                           "how": ["put together"] * 2 + ["at once", "put together"], "difference": [1.0, -1, 2, 0]})
+    left, _ = figures.together(axes, points)
+    assert left.lines[0].get_xydata().tolist() == [[0.1, -1.0], [0.5, 1.0]]
+    assert left.lines[1].get_xydata().tolist() == [[0.2, 2.0]]
+    assert [ax.texts[0].get_text() for ax in axes] == ["2 classes", "3 classes"]
+    assert [t.get_text() for t in left.get_legend().get_texts()] == ["put together", "at once", "restricted original"]
+    figures.together(axes, points[points["how"] == "put together"])  # the searches at once may not have been run
+    assert [t.get_text() for t in left.get_legend().get_texts()][-1] == "restricted original"
+    plt.close(fig)
+
+
+def test_grown_has_a_line_an_alpha_and_one_by_chance(ax):
+    figures.grown(ax, {"2": {"found": [0.1, 0.15], "chance": [0.1, 0.19]}})
+    assert [line.get_ydata().tolist() for line in ax.lines[:2]] == [[0.1, 0.15], [0.1, 0.19]]
+    assert ax.lines[0].get_xdata().tolist() == [1, 2]
+
+
 def test_kept_by_layer_has_a_bar_a_layer(ax):
     figures.kept_by_layer(ax, pd.DataFrame({"layer": ["conv1", "fc"], "kept": [0.25, 0.5]}))
     assert [bar.get_height() for bar in ax.patches] == [0.25, 0.5]

@@ -23,6 +23,7 @@ ROOMS = {  # its files, from the ground up: each knows those before it; and the 
     "ship": (["operators", "cost", "timing", "export", "compare", "import_seam"],
              {"search", "masks", "models", "records", "evaluate", "plain", "trial"}),
     "restore": ([], {"search", "problems", "masks", "models", "records"}),
+    "together": ([], {"ship", "search", "problems", "masks", "records", "evaluate"}),
 }
 LIBRARY = ROOT / "seamlib"
 # Parsed before any test runs: CPython up to 3.11.7 fails where another thread parses too (gh-106905).

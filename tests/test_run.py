@@ -60,10 +60,11 @@ def test_a_default_is_what_python_reads(tmp_path, monkeypatch):
 def test_unknown_notebook_and_preset_list_the_known(capsys):
     assert run.main(["cell", "nope"]) == 1
     notebooks = ("defect_inheritance, direct_binary, direct_multiclass, indirect_reuse, inference_cost, "
-                 "planted_defect, planted_survival, retrain, ship, threshold_study, train_source")
+                 "planted_defect, planted_survival, put_together, retrain, ship, threshold_study, train_source")
     assert f"unknown notebook 'nope': allowed are {notebooks}" in capsys.readouterr().err
     assert run.main(["grid", "nope"]) == 1
-    presets = "quick, cifar10, cifar10-long, cifar100, cifar100-short, cifar100-binary, cifar100-binary-long, vgg16, "
+    presets = ("quick, cifar10, cifar10-long, cifar100, cifar100-short, cifar100-binary, cifar100-binary-short, "
+               "together, vgg16, ")
     assert f"unknown preset 'nope': allowed are {presets}" in capsys.readouterr().err
     assert run.main(["grid", "paper", "-p", "nope=1"]) == 1
     assert "no notebook of preset 'paper' has a parameter 'nope'" in capsys.readouterr().err
@@ -262,6 +263,7 @@ def test_the_other_direct_notebooks_run_and_can_be_verified(runs, capfd):
     results = records.read(ship).results
     assert results["same_logits"] == 1
     assert results["accuracy"]["compacted"] == results["accuracy"]["masked"]
+    assert results["latency"]["torch"]["2"]["by_model"].keys() == {"original", "folded", "masked", "compacted"}
     assert sorted(p.name for p in ship.parent.glob("*/*")) == ["compacted.onnx", "masks.safetensors"]
     assert run.main(["verify", str(ship)]) == 0
     assert "bytes.masks" in capfd.readouterr().out
@@ -346,6 +348,35 @@ def test_a_path_with_a_restricted_head_gives_a_front_and_verifies_it(runs, capfd
     path.write_text(json.dumps(content))
     assert run.main(["verify", str(path)]) == 1
     assert "front.20.kept" in capfd.readouterr().out
+
+
+def test_binary_models_are_put_together_and_verified(runs, capfd):
+    def cell(notebook, **given):
+        texts = (t for k, v in {"runs": RUNS, **given}.items() for t in ("-p", f"{k}={v}"))
+        return run.main(["cell", notebook, *texts])
+    short = {**TINY, "path": "1,5", "epochs": "2", "head": "restricted"}
+    assert cell("direct_binary", **short, target_class="3") == cell("direct_binary", **short, target_class="8") == 0
+    both = {"model": "lenet", "dataset": "mnist5k", "classes": "8,3",
+            "binaries": "direct_binary/*binary3-*, direct_binary/*binary8-*"}
+    assert cell("put_together", **both) == 0
+    (path,) = runs.glob("put_together/*.json")
+    results = records.read(path).results
+    assert [p["alpha"] for p in results["front"]] == [1.0, 5.0]
+    assert results["n"] == 300
+    assert run.main(["verify", str(path)]) == 0
+    assert "union.5.found.2" in capfd.readouterr().out
+
+    parameters = run.checked("put_together", {**both, "runs": RUNS})
+    assert run.finished("put_together", parameters) == path
+    (other,) = runs.glob("direct_binary/*binary8-*.json")
+    content = json.loads(other.read_text())
+    content["sha256"]["masks"] = "f" * 64
+    other.write_text(json.dumps(content))
+    assert run.finished("put_together", parameters) is None
+    assert "has other masks now" in capfd.readouterr().out
+    other.unlink()
+    assert cell("put_together", **both) == 1  # what now matches first is a kept record
+    assert "has model 'resnet20', not 'lenet': models that are put together are of one" in capfd.readouterr().err
 
 
 def test_a_failing_cell_says_why_in_the_last_lines(runs):

@@ -21,8 +21,10 @@ from .searches import (
     examples as examples,
     front as front,
     fronts as fronts,
+    grown as grown,
     kept_by_layer as kept_by_layer,
     matrix as matrix,
+    together as together,
     wanted as wanted,
 )
 from .students import (

@@ -150,6 +150,48 @@ def wanted(ax: Axes, found: Sequence[float], chance: Sequence[float]) -> Axes:
     return ax
 
 
+def together(axes: Sequence[Axes], points: pd.DataFrame) -> Sequence[Axes]:
+    """A panel a number of classes: points of accuracy above the restricted original against weights kept.
+
+    A row a point of a front: `classes` (how many), `problem`, `how` ("put together" or "at once"), `kept` in (0, 1],
+    `difference` in points.
+    """
+    for ax, (n, mine) in zip(axes, points.groupby("classes"), strict=False):
+        for how, colour, dashes in (("put together", SEAM, "-o"), ("at once", CONTROL, "--^")):
+            for _, line in mine[mine["how"] == how].sort_values("kept").groupby("problem", sort=False):
+                ax.plot(line["kept"], line["difference"], dashes, color=colour, markersize=4, linewidth=1.5)
+        ax.axhline(0, color=ORIGINAL, linestyle=":")
+        ax.set_xscale("log")
+        percent(ax, "x", "weights kept")
+        ax.text(0.97, 0.05, f"{n} classes", transform=ax.transAxes, ha="right")
+    for label, colour, dashes in (("put together", SEAM, "-o"), ("at once", CONTROL, "--^"),
+                                  ("restricted original", ORIGINAL, ":")):
+        if label in (*points["how"], "restricted original"):
+            axes[0].plot([], [], dashes, color=colour, markersize=4, label=label)
+    axes[0].set_ylabel("points above the\nrestricted original")
+    above(axes[0], columns=3)
+    return axes
+
+
+def grown(ax: Axes, unions: Mapping[str, Mapping[str, Sequence[float]]]) -> Axes:
+    """Share of the weights that 1, 2, ... n masks keep between them: a line an alpha, found and, dotted, by chance.
+
+    `unions`: alpha -> {"found", "chance"}, each of n shares in [0, 1].
+    """
+    for (alpha, shares), colour, marker in zip(unions.items(), sns.color_palette("colorblind"), "o^sDvPX",
+                                               strict=False):
+        numbers = range(1, len(shares["found"]) + 1)
+        ax.plot(numbers, shares["found"], "-" + marker, color=colour, markersize=4, label=f"alpha {alpha}")
+        ax.plot(numbers, shares["chance"], ":", color=colour, linewidth=1)
+    ax.plot([], [], ":", color="black", linewidth=1, label="by chance")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("classes")
+    ax.set_ylim(bottom=0)
+    percent(ax, "y", "weights kept between them")
+    above(ax, columns=3)
+    return ax
+
+
 def examples(axes: Sequence[Axes], images: np.ndarray, titles: Sequence[str]) -> Sequence[Axes]:
     """Images uint8 [n, channels, height, width], one on each of the n axes, under its title."""
     for ax, image, title in zip(axes, images, titles, strict=True):

@@ -6,7 +6,7 @@ that lets norms adapt hands on these two numbers a channel, and leaves the sourc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,40 @@ def batch_norms(model: nn.Module) -> dict[str, BatchNorm]:
                 raise ValueError(f"batch norms {other!r} and {name!r} share a parameter: they cannot adapt each on its "
                                  "own; give each a copy, or search with norms='frozen'")
     return found
+
+
+def restate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Give the batch norms of `model`, in place, the statistics of these images [B, ...], and scales and shifts with
+    which eval mode says what it said.
+
+    Where one image in ten is of a class that was one in a thousand, a channel that tells this class varies far more. In
+    train mode, which divides by that, the network would be another before any weight is gone. `model` is in eval mode,
+    and its norms have scales and shifts (`affine=True`).
+    """
+    seen: dict[str, tuple[int, Tensor, Tensor]] = {}  # numbers a channel, their sum, that of their squares
+
+    def note(name: str, x: Tensor) -> None:
+        var, mean = torch.var_mean(x.float(), dim=[0, *range(2, x.dim())], correction=0)
+        var, mean, n = var.double(), mean.double(), x.numel() // x.shape[1]
+        before, total, squares = seen.get(name, (0, torch.zeros_like(mean), torch.zeros_like(mean)))
+        seen[name] = before + n, total + n * mean, squares + n * (var + mean**2)
+
+    norms = batch_norms(model)
+    hooks = [norm.register_forward_pre_hook(lambda _, x, name=name: note(name, x[0])) for name, norm in norms.items()]
+    try:
+        with torch.no_grad():
+            for x in batches:
+                model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    with torch.no_grad():
+        for name, (n, total, squares) in seen.items():
+            norm, mean, var = norms[name], total / n, (squares / n - (total / n)**2).clamp_min(0)
+            scale = norm.weight * torch.rsqrt(norm.running_var.double() + norm.eps)  # type: ignore[union-attr]
+            norm.bias.add_(scale * (mean - norm.running_mean))  # type: ignore[operator]
+            norm.weight.copy_(scale * (var + norm.eps).sqrt())
+            norm.running_mean.copy_(mean), norm.running_var.copy_(var)  # type: ignore[union-attr]
 
 
 def read_norms(model: nn.Module) -> Norms:

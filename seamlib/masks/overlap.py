@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -37,6 +38,16 @@ def wanted(masks: Sequence[Mapping[str, Tensor]]) -> tuple[np.ndarray, np.ndarra
             counts = np.convolve(counts, [1 - density, density])
         chance += votes.numel() * counts  # type: ignore[union-attr]
     return found / found.sum(), chance / chance.sum()
+
+
+def grown(shares: Sequence[float]) -> list[float]:
+    """Share of the weights that 1, 2, ... n of the n masks keep between them, averaged over which of them these are.
+
+    `shares`: what exactly 0, 1, ... n of them keep, as `wanted` has it, found or by chance.
+    """
+    n = len(shares) - 1
+    return [float(sum(share * (1 - math.comb(n - votes, k) / math.comb(n, k)) for votes, share in enumerate(shares)))
+            for k in range(1, n + 1)]
 
 
 def _check(masks: Sequence[Mapping[str, Tensor]]) -> None:

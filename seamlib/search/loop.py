@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..evaluate import Batch, Loader, Predict, pair
+from ..evaluate import Batch, Loader, Predict, measuring, pair
 from ..masks.masks import NORMS, Masks, binarize, call_with, masked_weights, new_scores
-from ..masks.norms import BatchNorm, apply_norms, batch_norms, read_norms
+from ..masks.norms import BatchNorm, apply_norms, batch_norms, read_norms, restate
 from ..plain import sound, takes_train_mode, train_mode
 from ..records import runtime
 from ..structure.gates import Gates
@@ -63,6 +63,8 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     with runtime.seeded(search.seed, run.device):
         if checkpoint is not None:
             checkpoints.restore(checkpoint, run, log, train)
+        if run.norms and run.done == 0:
+            run.begin(x for x, _ in map(pair, train))
         while not log.over:
             head_only = alone or search.head_only(epoch=len(log.history))
             loss = run.train(map(pair, train), head_only)
@@ -105,8 +107,11 @@ class Run:
         self.trained, self.offsets = lowering.prepared(self.model, self.scores, self.search.precision, not self.norms)
         if example is not None and self.search.precision == "bf16":
             checks.check_bf16(self.trained, example)
-        for norm in batch_norms(self.trained).values() if self.norms else ():  # running averages of half an epoch
-            norm.momentum = min(0.1, max(0.01, 2 * search.epochs / steps))
+        for norm in batch_norms(self.trained).values() if self.norms else ():
+            norm.momentum = min(0.1, max(0.01, 2 * search.epochs / steps))  # running averages of half an epoch
+            if norm.weight is None:
+                norm.weight, norm.bias = (nn.Parameter(make(norm.running_var), requires_grad=False)
+                                          for make in (torch.ones_like, torch.zeros_like))
         self.teacher: Predict | None = None
         if search.labels == "soft":
             body, _ = lowering.prepared(self.model, (), self.search.precision)
@@ -132,6 +137,11 @@ class Run:
         self.pressure = torch.zeros((), device=self.device)  # structure
         self.rates = {name: torch.zeros((), device=self.device) for name in ("lr_mask", "lr_norms", "lr_head")}
         self.step: capture.Step = capture.Replayed(self._step) if cuda else self._step
+
+    def begin(self, images: Iterable[Tensor]) -> None:
+        """Before the first step: batch norms that adapt take the statistics of the target's images, see `restate`."""
+        with measuring(), runtime.autocast(self.device, self.search.precision):
+            restate(self.trained.eval(), (x.to(self.device) for x in images))
 
     def train(self, batches: Iterable[Batch], head_only: bool) -> Tensor:
         """One epoch: move the head and, unless `head_only`, the scores. Returns the mean of `losses`."""

@@ -20,7 +20,7 @@ class Search:
     lr_mask: float = 0.05  #: Adam's rate for the scores, > 0
     lr_head: float = 0.1  #: Adam's rate for the head, > 0
     alpha: float = 1.0  #: weight of the kept fraction in the loss, >= 0
-    structure: float = 0.0  #: weight of the share of multiply-adds in the loss, see `Gates`, >= 0; 0: none
+    structure: float = 0.0  #: weight in the loss of what channels cost, see `Gates.cost`, >= 0; 0: none
     epochs: int = 300  #: passes over the training batches, >= 1
     batch_size: int = 64  #: images a step, >= 1; for whoever makes the batches
     head_only_every: int = 5  #: every n-th epoch, the first included, trains the head alone; 0: never

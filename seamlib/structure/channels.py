@@ -25,34 +25,52 @@ from .fold import fold_norms
 from .nodes import Nodes, traced
 from .ordinary import ordinary, own_name
 
+TRAFFIC = 20  #: multiply-adds that take as long as one number read or written (onnxruntime, one core with AVX512)
+
 
 @dataclass(frozen=True)
 class Channels:
-    """A layer's channels by the groups that stay or go together, and what the layer costs."""
+    """A layer's channels by the groups that stay or go together, and what it costs, in [0, 1].
 
-    into: Tensor  #: of each input channel (feature), the number of its group, int64
+    Costs are shares of those of all such layers together, in multiply-adds; a number read or written costs `TRAFFIC`.
+    """
+
+    into: Tensor  #: of each input channel (feature) of its weight, the number of its group, int64
     out: Tensor  #: the same of each output channel
-    share: float  #: of the multiply-adds of all such layers, in [0, 1]
+    pairs: float  #: what falls with the input channels and with the output channels: multiply-adds
+    read: float  #: what falls with the input channels
+    written: float  #: what falls with the output channels; of a depthwise convolution, all
 
 
 def channel_groups(model: nn.Module, example: Tensor) -> tuple[dict[str, Channels], int]:
     """(The channels of each convolution and linear layer, by the name of its weight; the number n of groups).
 
-    Groups are 0 to n - 1; number n stands for all channels that must stay, such as the inputs and the outputs.
-    `example` [B, ...]: images that `model` takes. Raises ValueError as `compact` does.
+    Groups are 0 to n - 1; number n stands for all channels that must stay, such as the inputs and the outputs, and for
+    the one input channel in each filter of a depthwise convolution, which goes where its output goes. `example`
+    [B, ...]: images that `model` takes. Raises ValueError as `compact` does.
     """
     channels, _ = channel_graph(model, example)
-    layers = channels.reading()
     fixed = {int(group) for node in channels.boundary() for group in channels.groups_of(node)}
     numbers: dict[int, int] = {}  # from 0 on, of the groups that are not fixed
-    ends = [[[-1 if group in fixed else numbers.setdefault(group, len(numbers)) for group in channels.groups_of(end)]
-             for end in (channels.before(layer), layer)] for layer in layers]
-    costs = [channels.module(layer).weight.numel() * math.prod(channels.shape(layer)[2:]) for layer in layers]
-    found, n = {}, len(numbers)
-    for layer, (into, out), cost in zip(layers, ends, costs, strict=True):
+
+    def groups(node: fx.Node) -> list[int]:
+        return [-1 if group in fixed else numbers.setdefault(group, len(numbers)) for group in channels.groups_of(node)]
+
+    layers: dict[str, tuple[list[int], list[int]]] = {}
+    costs: dict[str, tuple[int, int, int]] = {}
+    for layer in channels.reading(depthwise=True):
         name = own_name(str(layer.target).removeprefix("model.")) + ".weight"
-        at = [torch.tensor([n if group < 0 else group for group in end]) for end in (into, out)]
-        found[name] = Channels(at[0], at[1], cost / sum(costs))
+        adds = channels.module(layer).weight.numel() * math.prod(channels.shape(layer)[2:])
+        read, written = (TRAFFIC * math.prod(channels.shape(node)[1:]) for node in (channels.before(layer), layer))
+        if channels.kind[layer] == "depthwise":
+            layers[name], costs[name] = ([-1], groups(layer)), (0, 0, adds + read + written)
+        else:
+            layers[name], costs[name] = (groups(channels.before(layer)), groups(layer)), (adds, read, written)
+    n, total = len(numbers), sum(map(sum, costs.values()))
+    found = {}
+    for name, ends in layers.items():
+        into, out = (torch.tensor([n if group < 0 else group for group in end]) for end in ends)
+        found[name] = Channels(into, out, *(cost / total for cost in costs[name]))
     return found, n
 
 

@@ -6,6 +6,7 @@ Ours, not the paper's: a zero saves time on any runtime only where a whole chann
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,8 +48,8 @@ class Gates:
     def __init__(self, model: nn.Module, example: Tensor):
         """`example` [B, ...]: images that `model` takes. Raises ValueError if it does not, or cannot be traced."""
         layers, groups = channel_groups(model, example)
-        self.layers = {name: Channels(layer.into.to(example.device), layer.out.to(example.device), layer.share)
-                       for name, layer in layers.items()}
+        self.layers = {name: dataclasses.replace(layer, into=layer.into.to(example.device),
+                                                 out=layer.out.to(example.device)) for name, layer in layers.items()}
         if away := layers.keys() - dict(model.named_parameters(remove_duplicate=False)).keys():
             raise ValueError(f"{min(away)} has another name in {type(model).__name__}, a part of which is wrapped (by "
                              "DataParallel or torch.compile): take that part out of it before a search for structure")
@@ -66,22 +67,23 @@ class Gates:
         return {name: self._gated(s, values, self.layers[name]) if name in self.layers else s
                 for name, s in scores.items()}
 
-    def multiply_adds(self, opened: Tensor) -> Tensor:
-        """Share of the model's multiply-adds, in [0, 1], that is left with the channels of these groups.
+    def cost(self, opened: Tensor) -> Tensor:
+        """Share of what the model costs, in [0, 1], that is left with the channels of these groups; see `Channels`.
 
-        `opened` [..., groups]: 1 where a group stays, 0 where it goes. A layer costs its share of input channels times
-        its share of output channels.
+        `opened` [..., groups]: 1 where a group stays, 0 where it goes.
         """
         opened = _with_fixed(opened)
-        parts = [layer.share * opened[..., layer.into].mean(-1) * opened[..., layer.out].mean(-1)
-                 for layer in self.layers.values()]
+        parts = []
+        for layer in self.layers.values():
+            into, out = opened[..., layer.into].mean(-1), opened[..., layer.out].mean(-1)
+            parts.append(layer.pairs * into * out + layer.read * into + layer.written * out)
         return torch.stack(parts).sum(0)
 
     def add_pressure(self, weight: Tensor) -> None:
-        """Add `weight` times the gradient of `multiply_adds`, straight through, to that of the gates."""
+        """Add `weight` times the gradient of `cost`, straight through, to that of the gates."""
         with torch.enable_grad():
             opened = (self.values.detach() > 0).float().requires_grad_()
-            (push,) = torch.autograd.grad(self.multiply_adds(opened).sum(), opened)
+            (push,) = torch.autograd.grad(self.cost(opened).sum(), opened)
         self.values.grad = weight * push + (0 if self.values.grad is None else self.values.grad)
 
     @staticmethod

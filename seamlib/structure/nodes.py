@@ -71,9 +71,10 @@ class Nodes:
                 if self.kind[node] == "other" and node.op != "get_attr"
                 and any(self.width(n) for n in (node, *node.all_input_nodes))}
 
-    def reading(self) -> list[fx.Node]:
-        """The layers that are still there."""
-        return [n for n in self.nodes if self.kind[n] in ("convolution", "linear")]
+    def reading(self, depthwise: bool = False) -> list[fx.Node]:
+        """The layers that are still there; depthwise convolutions, whose outputs read one channel each, if wanted."""
+        kinds = ("convolution", "linear", "depthwise") if depthwise else ("convolution", "linear")
+        return [n for n in self.nodes if self.kind[n] in kinds]
 
     def module(self, node: fx.Node) -> Any:
         """The module that a node calls; None if it calls none."""

@@ -24,6 +24,11 @@ def test_chance_is_by_layer():
     assert overlap.wanted([a, a, a])[1].tolist() == [0.8, 0.0, 0.0, 0.2]
 
 
+def test_what_masks_keep_between_them_grows_with_their_number():
+    assert overlap.grown([0.25, 0.5, 0.25]) == [0.5, 0.75]  # of the two by hand: half each, three of four together
+    assert overlap.grown([0.5, 0.25, 0.25, 0.0]) == pytest.approx([0.25, 0.25 * 2 / 3 + 0.25, 0.5])
+
+
 def test_empty_masks_share_nothing():
     assert overlap.jaccard(of(0, 0), of(0, 0)) == (0.0, 0.0)
 
@@ -37,6 +42,8 @@ def test_shares_sum_to_one_and_keep_the_density(n, seed):
     for shares in overlap.wanted(masks):
         assert shares.sum() == pytest.approx(1)
         assert shares @ range(n + 1) == pytest.approx(density)
+        assert overlap.grown(shares.tolist())[0] == pytest.approx(density / n)
+        assert overlap.grown(shares.tolist())[-1] == pytest.approx(1 - shares[0])
     assert overlap.jaccard(masks[0], masks[-1]) == overlap.jaccard(masks[-1], masks[0])
 
 

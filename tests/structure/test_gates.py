@@ -25,6 +25,17 @@ def chain():
 IMAGE = torch.zeros(1, 1, 8, 8)
 
 
+def moved(model):
+    """Numbers that the convolutions and linear layers of `model` read and write for an image."""
+    sizes = []
+    hooks = [m.register_forward_hook(lambda _, x, y: sizes.append(x[0].numel() + y.numel()))
+             for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    model(IMAGE)
+    for hook in hooks:
+        hook.remove()
+    return sum(sizes)
+
+
 def closed(gates, share, seed):
     draw = torch.Generator().manual_seed(seed)
     gates.values.data[torch.rand(gates.values.shape, generator=draw) < share] = -1
@@ -38,8 +49,30 @@ def test_groups_of_a_chain_by_hand(chain):
     assert layers["0.weight"].into.tolist() == layers["9.weight"].out[:1].tolist() == [n]
     assert layers["0.weight"].out.tolist() == layers["3.weight"].into.tolist() == [0, 1, 2, 3]
     assert layers["7.weight"].into.tolist() == [g for g in layers["3.weight"].out.tolist() for _ in range(4)]
-    costs = [9 * 4 * 36, 9 * 24 * 16, 24 * 5, 15]
-    assert [layer.share for layer in layers.values()] == pytest.approx([c / sum(costs) for c in costs])
+    adds, reads, writes = [9 * 4 * 36, 9 * 24 * 16, 24 * 5, 15], [64, 4 * 36, 24, 5], [4 * 36, 6 * 16, 5, 3]
+    total = sum(adds) + 20 * (sum(reads) + sum(writes))
+    for want, name, each in ((adds, "pairs", 1), (reads, "read", 20), (writes, "written", 20)):
+        assert [getattr(layer, name) for layer in layers.values()] == pytest.approx([each * c / total for c in want])
+
+
+def test_a_depthwise_convolution_goes_with_the_channels_it_reads_by_hand():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    layers, n = channel_groups(model.eval(), IMAGE)
+    assert n == 4
+    assert layers["2.weight"].into.tolist() == [n]
+    assert layers["2.weight"].out.tolist() == layers["0.weight"].out.tolist() == layers["4.weight"].into.tolist()
+    total = 9 * 4 * 36 + 9 * 4 * 16 + 8 * 16 + 20 * (64 + 4 * 36 + 4 * 36 + 4 * 16 + 4 * 16 + 2 * 16)
+    assert (layers["2.weight"].pairs, layers["2.weight"].read) == (0, 0)
+    assert layers["2.weight"].written == pytest.approx((9 * 4 * 16 + 20 * (4 * 36 + 4 * 16)) / total)
+    gates = Gates(model, IMAGE)
+    gates.values.data[1] = -1
+    masks = binarize(gates.scores({name: torch.ones_like(model.get_parameter(name)) for name in layers}))
+    assert [mask.flatten(1).all(1).tolist() for name, mask in masks.items() if name != "4.weight"] == (
+        2 * [[True, False, True, True]])
+    small, _ = compact(apply_masks(copy.deepcopy(model), masks), IMAGE)
+    assert [tuple(p.shape) for p in small.parameters() if p.dim() == 4] == [(3, 1, 3, 3), (3, 1, 3, 3), (2, 3, 1, 1)]
+    assert float(gates.cost((gates.values > 0).float())) == pytest.approx(
+        (9 * 3 * 36 + 9 * 3 * 16 + 6 * 16 + 20 * (64 + 3 * 36 + 3 * 36 + 3 * 16 + 3 * 16 + 2 * 16)) / total)
 
 
 def test_what_an_addition_joins_is_one_group():
@@ -62,8 +95,9 @@ def test_what_the_gates_promise_compaction_delivers(share, seed):
         return  # a layer without any channel keeps one, as no tensor has none
     masks = binarize(gates.scores({name: torch.ones_like(model.get_parameter(name)) for name in gates.layers}))
     small, _ = compact(apply_masks(copy.deepcopy(model), masks), IMAGE)
-    before, after = (sum(dense for dense, _ in cost.flops(m, IMAGE).by_layer.values()) for m in (model, small))
-    assert float(gates.multiply_adds(opened)) == pytest.approx(after / before)
+    before, after = (sum(dense for dense, _ in cost.flops(m, IMAGE).by_layer.values()) + 20 * moved(m)
+                     for m in (model, small))
+    assert float(gates.cost(opened)) == pytest.approx(after / before)
 
 
 def test_a_gate_has_the_gradients_of_the_kept_weights_that_read_its_channel(chain):
@@ -105,8 +139,10 @@ def test_the_pressure_on_a_gate_is_what_its_channel_costs(chain):
     gates = Gates(chain, IMAGE)
     gates.values.data[0] = -1  # 3 of 4 channels are left to read
     gates.add_pressure(torch.tensor(2.0))
-    first, second, third, fourth = (layer.share for layer in channel_groups(chain, IMAGE)[0].values())
-    want = [first / 4 + second / 4] * 4 + [second * 3 / 4 / 6 + third / 6] * 6 + [third / 5 + fourth / 5] * 5
+    first, second, third, fourth = channel_groups(chain, IMAGE)[0].values()
+    want = ([(first.pairs + first.written + second.pairs + second.read) / 4] * 4
+            + [(second.pairs * 3 / 4 + second.written + third.pairs + third.read) / 6] * 6
+            + [(third.pairs + third.written + fourth.pairs + fourth.read) / 5] * 5)
     torch.testing.assert_close(gates.values.grad, 2 * torch.tensor(want))
     gates.add_pressure(torch.tensor(1.0))
     torch.testing.assert_close(gates.values.grad, 3 * torch.tensor(want))
