@@ -17,9 +17,11 @@ from seamlib import records
 
 PRESET = "planted"
 STUDENT = ["method", "seed", "removed", "accuracy", "trigger", "control", "trigger's own"]
-POINT = ["method", "seed", "alpha", "kept", "accuracy", "success", "control", "most changed kept"]
+POINT = ["method", "search", "seed", "alpha", "kept", "accuracy", "success", "control", "most changed kept"]
+SEARCH, NO_MASK = "masks and norms", 1e-4  # a rate of the scores below it masks nothing
 LAYER = ["layer", "changed", "kept", "changed_kept"]
-METHODS = ("standard, 24 epochs", "seam", "standard", "remos 10%", "retrain")
+METHODS = ("standard, 30 epochs", "seam", "standard", "remos 10%", "retrain")
+ORDER = ("norms alone", SEARCH, "masks alone")
 GONE, HALF = 0.02, 0.5  # of the images; of what the trigger does to the poisoned model
 
 
@@ -69,25 +71,32 @@ def of_students() -> pd.DataFrame:
 def of_searches() -> pd.DataFrame:
     """A row a point of each front, and a first one a seed for the restricted original, columns POINT, by alpha.
 
-    success, control: the share of images of the other classes that each patch sends to the wrong class.
+    search: "masks and norms", or a control: "norms alone" or "masks alone". success, control: the share of images of
+    the other classes that each patch sends to the wrong class.
     """
     found, rows = measured(), []
     for r in report.of_preset(PRESET, "direct_multiclass"):
         if of := found.get(r.sha256["masks"]):
-            alphas = {"restricted": 0.0, **{f"{p['alpha']:g}": p["alpha"] for p in r.results["front"]}}
-            for name, alpha in alphas.items():
+            p, alphas = r.parameters, {f"{point['alpha']:g}": point["alpha"] for point in r.results["front"]}
+            search = "norms alone" if p["lr_mask"] < NO_MASK else "masks alone" if p["norms"] == "frozen" else SEARCH
+            for name, alpha in [*([("restricted", 0.0)] if search == SEARCH else []), *alphas.items()]:
                 model = of.results["models"][name]
-                rows.append({"method": f"alpha {alpha:g}" if alpha else "poisoned, restricted", "seed": r.seed,
+                label = search if search == "norms alone" else f"{search}, alpha {alpha:g}"
+                rows.append({"method": label if alpha else "poisoned, restricted", "search": search, "seed": r.seed,
                              "alpha": alpha, "kept": model.get("kept", 1.0), "accuracy": model["accuracy"],
                              "success": model["success"], "control": model["success_control"],
                              "most changed kept": model.get("kept_changed", 1.0)})
-    return pd.DataFrame(rows, columns=POINT).sort_values(["alpha", "seed"]).reset_index(drop=True)
+    table = pd.DataFrame(rows, columns=POINT).sort_values(["search", "alpha", "seed"], key=lambda c: c.map(
+        ORDER.index) if c.name == "search" else c).reset_index(drop=True)
+    return table.astype(dict.fromkeys(POINT[3:], float))
 
 
 def by_layer() -> pd.DataFrame:
     """A row a layer's weights, in the order of the model: `changed`, their share of all that poisoning changed most;
     `kept` and `changed_kept`, the shares of its weights, and of those among them, that the delivered masks keep."""
-    searches = [r for r in measured().values() if "masks of the record" in r.sha256]
+    default = {r.sha256["masks"] for r in report.of_preset(PRESET, "direct_multiclass")
+               if r.parameters["norms"] != "frozen" and r.parameters["lr_mask"] >= NO_MASK}
+    searches = [r for digest, r in measured().items() if digest in default]
     counts: dict[str, dict[str, float]] = {}
     for r in searches:
         for name, layer in r.results["layers"].items():
@@ -114,10 +123,12 @@ def verdict(own: Sequence[float], before: float) -> str:
 
 
 def ends(points: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The points of the searches at the first and at the last alpha of their fronts, a row a seed."""
-    masked = points[points["alpha"] > 0]
-    return {"first": masked[masked["alpha"] == masked["alpha"].min()],
-            "last": masked[masked["alpha"] == masked["alpha"].max()]}
+    """The points of the searches, and of the controls, at the first and at the last alpha of fronts, a row a seed."""
+    masked = {name: points[(points["search"] == name) & (points["alpha"] > 0)] for name in ORDER}
+    first = {name: of[of["alpha"] == of["alpha"].min()] for name, of in masked.items()}
+    last = {name: of[of["alpha"] == of["alpha"].max()] for name, of in masked.items()}
+    return {"first": first[SEARCH], "last": last[SEARCH], "norms": first["norms alone"],
+            "frozen-first": first["masks alone"], "frozen-last": last["masks alone"]}
 
 
 def told() -> dict[str, Any]:
@@ -136,6 +147,6 @@ def told() -> dict[str, Any]:
     said |= {"restricted-success": float(whole["success"].mean()), "restricted-control": float(whole["control"].mean()),
              "restricted-accuracy": float(whole["accuracy"].mean())}
     for where, of in ends(points).items():
-        said |= {f"{where}-{c.replace(' ', '-')}": float(of[c].mean()) for c in POINT[3:]}
+        said |= {f"{where}-{c.replace(' ', '-')}": float(of[c].mean()) for c in POINT[4:]}
         said[f"{where}-verdict"] = verdict(list(of["success"] - of["control"]), own)
     return said

@@ -59,7 +59,7 @@ def test_without_a_record_there_are_empty_tables_no_numbers_and_no_verdict(resul
 
 
 def test_the_fair_control_comes_first_and_only_what_was_measured_has_a_row(results):
-    students = [student("standard", 0), student("seam", 0), student("standard", 0, 24), student("retrain", 0)]
+    students = [student("standard", 0), student("seam", 0), student("standard", 0, 30), student("retrain", 0)]
     results["indirect_reuse"] = students
     results["planted_survival"] = [
         made("planted_survival", {}, {"models": {"student": SURVIVED}}, student=s.sha256["student"])
@@ -68,13 +68,13 @@ def test_the_fair_control_comes_first_and_only_what_was_measured_has_a_row(resul
     results["planted_defect"] = [made("planted_defect", {}, {
         "before": SURVIVED, "after": {**SURVIVED, "lost": 0.95, "lost_control": 0.05}})]
     table = planted.of_students()
-    assert list(table["method"]) == ["standard, 24 epochs", "seam", "standard"]
+    assert list(table["method"]) == ["standard, 30 epochs", "seam", "standard"]
     assert table["trigger's own"].tolist() == pytest.approx([0.4] * 3)
     assert len(planted.measured()) == 3
     said = planted.told()
     assert said["seam-verdict"] == "is weaker"  # 40 points of 90
     assert said["retrain-verdict"] == "was not tested"
-    assert said["standard-24-epochs-trigger"] == pytest.approx(0.5)
+    assert said["standard-30-epochs-trigger"] == pytest.approx(0.5)
 
 
 def test_a_front_has_the_original_first_and_layers_are_summed_over_the_seeds(results):
@@ -84,7 +84,8 @@ def test_a_front_has_the_original_first_and_layers_are_summed_over_the_seeds(res
               "b.weight": {"weights": 10, "changed": 0, "kept": 1, "changed_kept": 0},
               "b.bias": {"weights": 2, "changed": 1, "kept": 1, "changed_kept": 1}}
     results["direct_multiclass"] = [
-        made("direct_multiclass", {"seed": seed}, {"front": front}, masks=f"m{seed}") for seed in (0, 1)]
+        made("direct_multiclass", {"seed": seed, "lr_mask": 0.05, "norms": "affine"}, {"front": front},
+             masks=f"m{seed}") for seed in (0, 1)]
     results["planted_survival"] = [made("planted_survival", {}, {
         "models": {"restricted": point, "2": {**point, "kept": 0.2, "kept_changed": 0.6},
                    "35": {**point, "success": 0.1 + 0.01 * seed, "kept": 0.02, "kept_changed": 0.1}},
@@ -99,6 +100,18 @@ def test_a_front_has_the_original_first_and_layers_are_summed_over_the_seeds(res
     assert table["changed"].tolist() == pytest.approx([0.8, 0])
     assert table["kept"].tolist() == pytest.approx([0.5, 0.1])
     assert table["changed_kept"].tolist() == pytest.approx([0.75, NAN], nan_ok=True)
+    results["direct_multiclass"].append(made("direct_multiclass", {"seed": 0, "lr_mask": 1e-6, "norms": "affine"}, {
+        "front": front[:1]}, masks="none"))
+    results["direct_multiclass"].append(made("direct_multiclass", {"seed": 0, "lr_mask": 0.05, "norms": "frozen"}, {
+        "front": front}, masks="frozen"))
+    for masks in ("none", "frozen"):
+        results["planted_survival"].append(made("planted_survival", {}, {
+            "models": {"2": {**point, "success": 0.5}, "35": point}, "layers": layers},
+            **{"masks of the record": masks}))
+    assert planted.of_searches()["method"].tolist()[0] == "norms alone"
+    assert planted.told()["norms-success"] == pytest.approx(0.5)
+    assert planted.told()["first-success"] == pytest.approx(0.9)  # the controls are none of the searches
+    assert planted.by_layer().equals(table)
 
 
 def test_the_picture_says_that_it_was_not_run(results, monkeypatch):
