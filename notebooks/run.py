@@ -163,11 +163,11 @@ def compare(record: records.Record, parameters: dict[str, Any]) -> None:
 
 
 def files_of(record: records.Record, path: Path) -> dict[str, Path]:
-    """What belongs to the record at `path`, by its name when it is kept: masks or student, the weights that it trained.
+    """What belongs to the record at `path`, by its name when it is kept: masks, student, or weights that it trained.
 
     Raises FileNotFoundError where it is not there, ValueError for weights that another run has made since.
     """
-    if "masks" in record.sha256 or record.experiment == "indirect_reuse":
+    if "masks" in record.sha256 or record.experiment in ("indirect_reuse", "planted_defect"):
         return {f"{Path(record.stem).name}.safetensors": records.tensors_of(record, path)}
     if record.experiment != "train_source":
         return {}

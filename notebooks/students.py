@@ -27,7 +27,8 @@ def transfer(name: str) -> pd.DataFrame:
     found = {records.key(r.parameters): r for r in report.of_preset(name, "indirect_reuse")}
     students = []
     for r in (found[key] for stage in run.cells(name, {}) for _, p in stage if (key := records.key(p)) in found):
-        row = {"method": _method(r.parameters), "seed": r.parameters["seed"], "removed": 1 - r.results["kept_fraction"],
+        row = {"method": method_of(r.parameters), "seed": r.parameters["seed"],
+               "removed": 1 - r.results["kept_fraction"],
                "masked": r.results["accuracy_masked"], "accuracy": r.results["accuracy"],
                "regrown": r.results["regrown"] if r.results["kept_fraction"] < 1 else None}
         for attack in ATTACKS:
@@ -35,14 +36,18 @@ def transfer(name: str) -> pd.DataFrame:
             row |= {f"inherited, {attack}": of.get(f"dir_{attack}"), f"noise, {attack}": of.get(f"dir_{attack}_noise"),
                     f"white box, {attack}": of.get("accuracy_white_box")}
         students.append(row)
-    table = pd.DataFrame(students)
+    return in_order(pd.DataFrame(students))
+
+
+def in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Students by method and seed: first the fair control, then seam, then as they come. Columns 3 and on are real."""
     methods = list(dict.fromkeys(table["method"]))
     order = sorted(methods, key=lambda m: (not m.startswith("standard, "), m != "seam"))
     table = table.sort_values(by=["method", "seed"], key=lambda c: c.map(order.index) if c.name == "method" else c)
     return table.astype({c: float for c in table.columns[2:]}).reset_index(drop=True)
 
 
-def _method(parameters: Mapping[str, Any]) -> str:
+def method_of(parameters: Mapping[str, Any]) -> str:
     """What the table calls it: settings that `transfer` varies within a method are a part of the name."""
     method = parameters["method"]
     if method == "standard" and parameters["lr_s3_hidden_layer"] == 0:

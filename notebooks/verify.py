@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import tempfile
@@ -11,8 +12,9 @@ from typing import Any
 
 from seamlib import evaluate, masks, models, records, together
 from seamlib.problems import data, tasks
-from seamlib.restore import restore, restore_student, source_model
+from seamlib.restore import answering, restore, restore_student, source_model
 from seamlib.reuse import defects
+from seamlib.reuse.backdoor import Survived, survived
 from seamlib.search import Reengineered, best, no_loss
 from seamlib.search.found import Originals
 from seamlib.ship import cost
@@ -195,12 +197,41 @@ def _ship(record: records.Record, path: Path, root: Path) -> Numbers:
     return {**numbers, "bytes.masks": (stated["bytes"]["masks"], size, 0.03 * size + 500)}
 
 
+def _planted(record: records.Record, path: Path, root: Path) -> Numbers:
+    source, clean = source_model(record, root)
+    poisoned = models.load_weights(copy.deepcopy(clean), models.read_weights(records.tensors_of(record, path)))
+    p, test = record.parameters, data.batches(source.test, 256)
+    again = {when: survived(model, test, p["side"], p["target_class"], p["seed"])
+             for when, model in (("before", clean), ("after", poisoned))}
+    return _survived(record.results, again)
+
+
+def _survival(record: records.Record, path: Path, root: Path) -> Numbers:
+    experiment, what = ("indirect_reuse", "student") if "student" in record.sha256 else ("direct_multiclass", "masks")
+    of, file = _found(path, root, experiment, what, record.sha256[f"{what}{' of the record' * (what == 'masks')}"])
+    made = answering(of, file, root)
+    planted = records.read(records.find(of.parameters["planted"], [path.resolve().parents[1], root / "book/results"]))
+    wrong, side = planted.parameters["target_class"], planted.parameters["side"]
+    label = made.classes.index(wrong) if wrong in made.classes else None
+    test = data.batches(made.test, 256, size=of.parameters.get("size", 0) or models.size(of.parameters["model"]))
+    again = {name: survived(model, test, side, label, record.seed) for name, model in made.models.items()}
+    return _survived(record.results["models"], again)
+
+
+def _survived(stated: Mapping[str, Any], again: Mapping[str, Survived]) -> Numbers:
+    """Every number of each model, by its name."""
+    return {f"{name}.{what}": (stated[name][what], value, ATTACKED)
+            for name, found in again.items() for what, value in dataclasses.asdict(found).items() if value is not None}
+
+
 KINDS: dict[str, Callable[[records.Record, Path, Path], Numbers] | str] = {  # what to do, or why nothing can be done
     "direct_binary": _direct,
     "direct_multiclass": _direct,
     "train_source": _source,
     "indirect_reuse": _student,
     "defect_inheritance": _defects,
+    "planted_defect": _planted,
+    "planted_survival": _survival,
     "inference_cost": _cost,
     "ship": _ship,
     "put_together": _together,

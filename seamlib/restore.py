@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -15,7 +16,7 @@ from . import models
 from .masks.file import load_masks
 from .problems import data, tasks
 from .records import parameters, runtime
-from .records.records import Record
+from .records.records import Record, find
 from .search.found import Pick, Reengineered
 
 CHOICES = ("target_class", "target_superclass_idx", "classes", "n_classes", "seed", "shots")  # they make the problem
@@ -41,6 +42,15 @@ class RestoredStudent(NamedTuple):
     student: nn.Module  #: the fine-tuned model
 
 
+class Answering(NamedTuple):
+    """The models that a record of direct or indirect reuse has made, and the images to try them on; on the CPU."""
+
+    test: data.Samples
+    models: dict[str, nn.Module]  #: "student"; or "restricted", the original so, and each pick
+    source: nn.Module  #: the untouched source model, with its own outputs
+    classes: tuple[int, ...]  #: the source model's class of each label; none where the labels are not of its classes
+
+
 def source(record: Record, root: Path | str) -> data.Source:
     """Data set (of the target problem) of `record`, whose paths are relative to `root`.
 
@@ -60,7 +70,7 @@ def source_model(record: Record, root: Path | str) -> tuple[data.Source, nn.Modu
     """
     p, root, images = record.parameters, Path(root), source(record, root)
     name = f"{p['model']}-{p.get('source', p['dataset'])}"
-    given = parameters.place(p["weights"], root) if p.get("weights") else root
+    given = Path(weights_file(p, root) or root)
     try:  # any file will do: the digest says whether its weights are the same
         model = models.pretrained(
             name, parameters.place(p["data"], root), given if given.is_file() else "",
@@ -70,6 +80,18 @@ def source_model(record: Record, root: Path | str) -> tuple[data.Source, nn.Modu
         raise FileNotFoundError(f"the weights of {name} are not at hand ({e})") from e
     _same(record, "weights", runtime.digest(model.state_dict()))
     return images, model
+
+
+def weights_file(p: Mapping[str, Any], root: Path | str) -> Path | str:
+    """The file with the source model's weights that the parameters `p` of a notebook name: what the record `planted`
+    has left, or `weights`; empty where they name none. Paths are relative to `root`.
+
+    Raises FileNotFoundError where there is no such record.
+    """
+    if p.get("planted"):
+        roots = [parameters.place(p["runs"], root), Path(root) / "book/results"]
+        return find(p["planted"], roots).with_suffix(".safetensors")
+    return parameters.place(p["weights"], root) if p.get("weights") else ""
 
 
 def _same(record: Record, what: str, found: str) -> None:
@@ -125,6 +147,20 @@ def restore_student(record: Record, student_file: Path | str, root: Path | str) 
     student = models.student(body, n_features, problem.n_classes, p["dropout"])
     models.load_weights(student, {name: _float32(t) for name, t in state.items()})
     return RestoredStudent(images, model, body, problem, student.eval())
+
+
+def answering(record: Record, file: Path | str, root: Path | str) -> Answering:
+    """What answers in a record of direct or indirect reuse, whose masks or student are in `file`.
+
+    Raises what `restore` and `restore_student` do.
+    """
+    if "student" in record.sha256:
+        made = restore_student(record, file, root)
+        return Answering(made.problem.test, {"student": made.student}, made.model, ())
+    of = restore(record, file, root)
+    picks = {name: of.found.module(name) for name in of.found.picks}
+    return Answering(of.task.test, {"restricted": of.task.original_restricted(of.model), **picks}, of.model,
+                     of.task.classes)
 
 
 def _float32(t: Tensor) -> Tensor:

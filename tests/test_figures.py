@@ -138,6 +138,27 @@ def test_by_method_has_a_panel_a_column_and_a_point_a_student():
     plt.close(fig)
 
 
+def test_survival_has_two_lines_a_seed_and_one_legend(ax):
+    points = pd.DataFrame({"seed": [0, 0, 1], "kept": [1, 0.1, 0.2], "success": [0.9, 0.8, 0.7],
+                           "control": [0.1, 0, 0]})
+    figures.survival(ax, points)
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[0.9, 0.8], [0.1, 0], [0.7], [0]]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["the trigger", "a patch by lot"]
+
+
+def test_survival_draws_nothing_where_nothing_was_measured(ax):
+    figures.survival(ax, pd.DataFrame(columns=["seed", "kept", "success", "control"]))
+    assert not ax.lines
+
+
+def test_carried_has_a_bar_and_two_dots_a_layer(ax):
+    figures.carried(ax, pd.DataFrame({"layer": ["a", "b"], "changed": [0.3, 0.7], "kept": [0.1, 0.2],
+                                      "changed_kept": [0.5, float("nan")]}))
+    assert [bar.get_height() for bar in ax.patches] == [0.3, 0.7]
+    assert ax.lines[0].get_ydata()[0] == 0.5
+    assert ax.lines[1].get_ydata().tolist() == [0.1, 0.2]
+
+
 def test_the_drawing_names_teacher_and_student(ax):
     text = " ".join(t.get_text() for t in figures.inheritance(ax).texts)
     assert "teacher" in text

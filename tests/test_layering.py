@@ -18,7 +18,7 @@ ROOMS = {  # its files, from the ground up: each knows those before it; and the 
     "problems": (["superclasses", "drawn", "stream", "layouts", "memory", "data", "tasks"], {"records", "evaluate"}),
     "search": (["settings", "found", "checks", "log", "checkpoints", "capture", "lowering", "loop", "many"],
                {"masks", "structure", "models", "records", "evaluate", "plain", "trial"}),
-    "reuse": (["finetune", "remos", "defects", "indirect"],
+    "reuse": (["finetune", "remos", "defects", "backdoor", "indirect"],
               {"search", "problems", "masks", "models", "records", "evaluate", "plain"}),
     "ship": (["operators", "cost", "timing", "export", "compare", "import_seam"],
              {"search", "masks", "models", "records", "evaluate", "plain", "trial"}),

@@ -59,8 +59,8 @@ def test_a_default_is_what_python_reads(tmp_path, monkeypatch):
 
 def test_unknown_notebook_and_preset_list_the_known(capsys):
     assert run.main(["cell", "nope"]) == 1
-    notebooks = ("defect_inheritance, direct_binary, direct_multiclass, indirect_reuse, inference_cost, put_together, "
-                 "retrain, ship, threshold_study, train_source")
+    notebooks = ("defect_inheritance, direct_binary, direct_multiclass, indirect_reuse, inference_cost, "
+                 "planted_defect, planted_survival, put_together, retrain, ship, threshold_study, train_source")
     assert f"unknown notebook 'nope': allowed are {notebooks}" in capsys.readouterr().err
     assert run.main(["grid", "nope"]) == 1
     presets = ("quick, cifar10, cifar10-long, cifar100, cifar100-short, cifar100-binary, cifar100-binary-short, "
@@ -80,10 +80,12 @@ def test_a_grid_is_every_combination_and_can_be_narrowed():
 
 
 def test_a_stage_may_be_of_several_notebooks():
-    train, searches, attacks, *timed = run.cells("quick", {})
+    train, searches, attacks, planted, *timed = run.cells("quick", {})
     assert {n for n, _ in train} == {"train_source"}
-    assert {n for n, _ in searches} == {"direct_binary", "direct_multiclass", "indirect_reuse", "retrain"}
-    assert {n for n, _ in attacks} == {"threshold_study", "defect_inheritance"}
+    assert {n for n, _ in searches} == {
+        "direct_binary", "direct_multiclass", "indirect_reuse", "retrain", "planted_defect"}
+    assert {n for n, _ in attacks} == {"threshold_study", "defect_inheritance", "indirect_reuse"}
+    assert {n for n, _ in planted} == {"planted_survival"}
     assert [len(stage) for stage in timed] == [1, 1]  # what measures time runs alone
 
 
@@ -295,6 +297,33 @@ def test_the_notebooks_of_indirect_reuse_run_and_can_be_verified(runs, capfd):
     assert records.read(study).results["threshold"] == [0.0, 0.4]
     assert run.main(["verify", str(study)]) == 1
     assert "the students that it made are not kept" in capfd.readouterr().err
+
+
+def test_a_planted_defect_is_followed_into_a_student_and_into_masks(runs, capfd):
+    def cell(notebook, **given):
+        texts = [t for k, v in {"runs": RUNS, **given}.items() for t in ("-p", f"{k}={v}")]
+        assert run.main(["cell", notebook, *texts]) == 0
+        return max((runs / notebook).glob("*.json"), key=lambda path: path.stat().st_mtime)
+    cell("train_source", dataset="digits0to4", epochs="1")
+    planted = cell("planted_defect", epochs="1", shots="40")
+    assert run.files_of(records.read(planted), planted).keys() == {planted.with_suffix(".safetensors").name}
+    digests = records.read(planted).sha256
+    few = {"shots": "40", "planted": "planted_defect/lenet-digits0to4-*"}
+    student = cell("indirect_reuse", method="standard", epochs_s3="1", **few)
+    found = cell("direct_multiclass", **TINY, dataset="digits0to4", classes="0,1,2", planted=few["planted"])
+    for path in (student, found):
+        of = records.read(path)
+        assert of.task.startswith("planted ")
+        assert of.sha256["weights"] == digests["poisoned"] != digests["weights"]
+        left = cell("planted_survival", record=of.stem)
+        assert run.main(["verify", str(planted), str(path), str(left)]) == 0
+    models = records.read(left).results["models"]
+    assert models["restricted"]["success"] is not None  # class 0 is one of its three
+    assert 0 <= models["paper"]["kept_changed"] <= 1
+    assert "restricted.success_control" in capfd.readouterr().out
+    planted.with_suffix(".safetensors").unlink()
+    assert run.main(["verify", str(student)]) == 1
+    assert "cannot be recomputed here: needs weights" in capfd.readouterr().err
 
 
 def test_a_grid_over_records_has_a_cell_for_each():

@@ -27,5 +27,11 @@ from .searches import (
     together as together,
     wanted as wanted,
 )
-from .students import by_method as by_method, inheritance as inheritance, thresholds as thresholds
+from .students import (
+    by_method as by_method,
+    carried as carried,
+    inheritance as inheritance,
+    survival as survival,
+    thresholds as thresholds,
+)
 from .style import CONTROL as CONTROL, ORIGINAL as ORIGINAL, SEAM as SEAM, above as above, style as style

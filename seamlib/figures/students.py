@@ -1,4 +1,4 @@
-"""Figures of fine-tuned students and what they inherit."""
+"""Figures of fine-tuned students, what they inherit, and what is left of a planted defect."""
 
 from __future__ import annotations
 
@@ -69,3 +69,35 @@ def by_method(axes: Sequence[Axes], students: pd.DataFrame, panels: Mapping[str,
         if control:
             above(ax, columns=1)
     return axes
+
+
+def survival(ax: Axes, points: pd.DataFrame) -> Axes:
+    """What a planted trigger does along the fronts of searches, a line a seed; grey: what a patch by lot does.
+
+    Columns `seed` and, in [0, 1], `kept` (above 0), `success` and `control`; a row a point.
+    """
+    for i, (_, of) in enumerate(points.groupby("seed")):
+        for column, label, colour, marker in (("success", "the trigger", CONTROL, "o"),
+                                              ("control", "a patch by lot", ORIGINAL, "s")):
+            ax.plot(of["kept"], of[column], "-" + marker, color=colour, markersize=5, label="" if i else label)
+    ax.set(xscale="log", ylim=(-0.03, 1.03))
+    percent(ax, "x", "weights kept")
+    percent(ax, "y", "sent to the wrong class")
+    if len(points):
+        above(ax)
+    return ax
+
+
+def carried(ax: Axes, layers: pd.DataFrame) -> Axes:
+    """Which layers keep the weights that poisoning changed most.
+
+    Columns `layer` and, in [0, 1], `changed`, the layer's share of them, a bar; `changed_kept` and `kept`, how many of
+    them and of all its weights are kept, a dot each; a row a layer.
+    """
+    ax.bar(layers["layer"], layers["changed"], color=ORIGINAL, alpha=0.4, label="its share of the most changed weights")
+    ax.plot(layers["layer"], layers["changed_kept"], "o", color=CONTROL, label="kept of those")
+    ax.plot(layers["layer"], layers["kept"], "s", color=SEAM, markersize=5, label="kept of all its weights")
+    ax.tick_params(axis="x", rotation=90)
+    percent(ax, "y", "share")
+    above(ax, columns=1)
+    return ax

@@ -4,6 +4,7 @@
 - `indirect`: re-engineer, then fine-tune, in SeaM's three steps; and the methods to compare with
 - `remos`: the rival's share of relevant weights (ReMoS)
 - `defects`: attacks, and the share of a teacher's defects that a student has
+- `backdoor`: a planted defect, and what is left of it
 """
 
 from .defects import (
