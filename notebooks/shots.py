@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ import report
 from pandas.io.formats.style import Styler
 
 ALL = 500  # training images that there are of each label
+LEVELS = (5, 20, 100, ALL)
 PROBLEMS = {"direct_multiclass": "five classes", "direct_binary": "one class"}
 WAYS = {("soft", "affine"): "no labels", ("hard", "affine"): "labels", ("soft", "frozen"): "no labels, norms frozen"}
 AT = f"at {direct.SHARE:.2%}: points"
@@ -43,20 +45,17 @@ def means(rows: pd.DataFrame) -> pd.DataFrame:
                       groups[list(VALUES)].sem().add_suffix(", se")], axis="columns").reset_index()
 
 
-def told(rows: pd.DataFrame) -> dict[str, float]:
-    """What the text says of each of OF, "five-no-labels-20-at" for example, with "...-se" and "...-n"; NaN, and n 0,
-    of what has no record."""
+def told(rows: pd.DataFrame) -> dict[str, str]:
+    """What the text says of each of OF, "five-no-labels-20-at" for example: the mean and, in brackets, its standard
+    error, as `said` has them; of what has no record, that it was not run."""
     found = {tuple(row[c] for c in OF): row for row in means(rows).to_dict("records")}
-    said: dict[str, float] = {}
-    for problem in PROBLEMS.values():
-        for way in WAYS.values():
-            for images in (5, 20, 100, ALL):
-                row: dict[Any, Any] = found.get((problem, way, images), {"n": 0})
-                name = f"{problem.split()[0]}-{way.replace(',', '').replace(' ', '-')}-{images}"
-                said[f"{name}-n"] = row["n"]
-                said |= {f"{name}-{short}{end}": row.get(c + se, math.nan) for c, short in VALUES.items()
-                         for end, se in (("", ""), ("-se", ", se"))}
-    return said
+    words: dict[str, str] = {}
+    for problem, way, images in itertools.product(PROBLEMS.values(), WAYS.values(), LEVELS):
+        row: dict[Any, Any] = found.get((problem, way, images), {})
+        name = f"{problem.split()[0]}-{way.replace(',', '').replace(' ', '-')}-{images}"
+        words |= {f"{name}-{short}": said(c, row.get(c, math.nan), row.get(f"{c}, se", math.nan)) or "not run"
+                  for c, short in VALUES.items()}
+    return words
 
 
 def styled(rows: pd.DataFrame) -> Styler:

@@ -125,9 +125,9 @@ def by_images(ax: Axes, searches: pd.DataFrame, column: str, control: float) -> 
         ax.plot(mean.index, mean, f"-{marker}", color=colour, linewidth=2, label=of)
     ax.axhline(control, color=ORIGINAL, linestyle="--", label="restricted original, no image")
     ax.set_xscale("log")
-    ticks = sorted(searches["images"].unique())
-    ax.set_xticks(ticks, [f"{n}" for n in ticks])
-    ax.minorticks_off()
+    if ticks := sorted(searches["images"].unique()):
+        ax.set_xticks(ticks, [f"{n}" for n in ticks])
+        ax.minorticks_off()
     ax.set_xlabel("images of each label")
     return ax
 
