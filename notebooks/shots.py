@@ -14,7 +14,8 @@ from pandas.io.formats.style import Styler
 ALL = 500  # training images that there are of each label
 LEVELS = (5, 20, 100, ALL)
 PROBLEMS = {"direct_multiclass": "five classes", "direct_binary": "one class"}
-WAYS = {("soft", "affine"): "no labels", ("hard", "affine"): "labels", ("soft", "frozen"): "no labels, norms frozen"}
+WAYS = {("soft", "affine", "once"): "no labels", ("soft", "affine", "anew"): "no labels, many others",
+        ("hard", "affine", "once"): "labels", ("soft", "frozen", "once"): "no labels, norms frozen"}
 AT = f"at {direct.SHARE:.2%}: points"
 VALUES = {AT: "at", "restricted: kept": "kept", "restricted: points": "points", "norms only: points": "norms",
           "from scratch: points": "scratch"}  # column -> what the text calls it
@@ -32,7 +33,8 @@ def searches() -> pd.DataFrame:
         table = direct.rows("shots", notebook).merge(direct.front_rows(found.values()).drop(columns="class"))
         of = [found[stem].parameters for stem in table["record"]]
         tables.append(table.assign(
-            problem=problem, search=[WAYS[p["labels"], p["norms"]] for p in of], images=[p["shots"] or ALL for p in of],
+            problem=problem, search=[WAYS[p["labels"], p["norms"], p.get("others", "once")] for p in of],
+            images=[p["shots"] or ALL for p in of],
             **{f"{c}: points": 100 * (table[c].astype(float) - table["restricted"])
                for c in ("norms only", "from scratch")}))
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
