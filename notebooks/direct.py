@@ -178,7 +178,7 @@ def repeated(of: str, notebook: str, seeds: str = "seeds") -> dict[str, float]:
 
 def _problem(record: records.Record) -> tuple[str, ...]:
     p = record.parameters
-    return p["model"], p["dataset"], record.task, p.get("others", records.LATER["others"])
+    return p["model"], p["dataset"], record.task, p.get("others", records.LATER["others"]), str(p.get("shots", 0))
 
 
 def reached(record: records.Record) -> int:

@@ -93,6 +93,18 @@ def test_grown_has_a_line_an_alpha_and_one_by_chance(ax):
     assert ax.lines[0].get_xdata().tolist() == [1, 2]
 
 
+def test_by_images_has_a_dot_a_search_and_a_line_through_the_means(ax):
+    searches = pd.DataFrame({"search": ["no labels"] * 3 + ["labels"], "images": [5, 5, 500, 5],
+                             "points": [1.0, 3, 7, 4]})
+    figures.by_images(ax, searches, "points", control=0.0)
+    dots, mean, *_, control = ax.lines
+    assert dots.get_xydata().tolist() == [[5, 1], [5, 3], [500, 7]]
+    assert mean.get_xydata().tolist() == [[5, 2], [500, 7]]
+    assert set(control.get_ydata()) == {0.0}
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["5", "500"]
+    assert ax.get_legend_handles_labels()[1] == ["no labels", "labels", "restricted original, no image"]
+
+
 def test_kept_by_layer_has_a_bar_a_layer(ax):
     figures.kept_by_layer(ax, pd.DataFrame({"layer": ["conv1", "fc"], "kept": [0.25, 0.5]}))
     assert [bar.get_height() for bar in ax.patches] == [0.25, 0.5]

@@ -15,6 +15,7 @@ from .costs import (
     speed as speed,
 )
 from .searches import (
+    by_images as by_images,
     claims as claims,
     course as course,
     courses as courses,

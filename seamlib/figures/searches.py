@@ -112,6 +112,26 @@ def _claimed(ax: Axes, paper: tuple[float, float] | None, over: str, columns: in
     above(ax, columns)
 
 
+def by_images(ax: Axes, searches: pd.DataFrame, column: str, control: float) -> Axes:
+    """`column` against how many images of each label a search had, on a logarithmic scale.
+
+    A row a search of one problem: `search`, `images`, and `column`; a dot each, and a line through the means of each
+    kind of `search`. `control`: what the restricted original, which needs no image, has instead.
+    """
+    styles = zip(sns.color_palette("colorblind"), "os^D", strict=False)
+    for (of, mine), (colour, marker) in zip(searches.groupby("search", sort=False), styles, strict=False):
+        mean = mine.groupby("images")[column].mean().dropna()
+        ax.plot(mine["images"], mine[column], marker, color=colour, alpha=0.4, markersize=5, linestyle="none")
+        ax.plot(mean.index, mean, f"-{marker}", color=colour, linewidth=2, label=of)
+    ax.axhline(control, color=ORIGINAL, linestyle="--", label="restricted original, no image")
+    ax.set_xscale("log")
+    if ticks := sorted(searches["images"].unique()):
+        ax.set_xticks(ticks, [f"{n}" for n in ticks])
+        ax.minorticks_off()
+    ax.set_xlabel("images of each label")
+    return ax
+
+
 def kept_by_layer(ax: Axes, kept: pd.DataFrame) -> Axes:
     """Share of each layer's weights that is kept; columns `layer`, `kept` in [0, 1], in the order of the model."""
     sns.barplot(kept, x="layer", y="kept", color=SEAM, ax=ax)

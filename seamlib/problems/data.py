@@ -230,19 +230,21 @@ def _pixels(path: Path) -> np.ndarray:
 
 
 def batches(split: Samples, batch_size: int, device: torch.device | str = "cpu", *, seed: int | None = None,
-            flip: bool = False, size: int = 0, balanced: bool = False) -> Batches | stream.Streamed:
+            flip: bool = False, size: int = 0, balanced: bool = False, repeats: int = 1) -> Batches | stream.Streamed:
     """Batches of `split`, from memory or disk: shuffled and augmented if `seed` is given, else in order.
 
     `balanced`: a pass visits as many of each label as there are of the rarest, and draws anew which of the others.
+    `repeats`: how often a pass visits each sample, in a crop of its own every time; few images then make a long pass.
     Images on disk come at the size that their split says; those in memory at `size` pixels a side, 0: as they are.
     Those that come in order, to be measured, are AT_ONCE pixels a batch at most, but 16 images.
     """
+    parameters.check_least(1, repeats=repeats)
     side = split.size if isinstance(split, Files) else size or int(split.images.shape[-1])
     if seed is None:
         batch_size = min(batch_size, max(16, AT_ONCE // side**2))
     if isinstance(split, Files):
-        return stream.Streamed(split, batch_size, device, seed=seed, flip=flip, balanced=balanced)
-    return Batches(split, batch_size, device, seed=seed, flip=flip, size=size, balanced=balanced)
+        return stream.Streamed(split, batch_size, device, seed=seed, flip=flip, balanced=balanced, repeats=repeats)
+    return Batches(split, batch_size, device, seed=seed, flip=flip, size=size, balanced=balanced, repeats=repeats)
 
 
 def first(split: Samples, n: int, device: torch.device | str = "cpu") -> torch.Tensor:

@@ -97,23 +97,24 @@ class Batches:
     random after black padding and (with `flip`) mirrored at random; all passes follow from the seed. Without, images
     come in order and as they are. `size` > 0 enlarges them to that many pixels a side (bilinear), as the last step.
     `balanced`: a pass visits as many of each label as there are of the rarest; which of the others, is drawn anew.
+    `repeats`: how often a pass visits each sample.
     """
 
     def __init__(self, split: Split, batch_size: int, device: torch.device | str = "cpu", *,
-                 seed: int | None = None, flip: bool = False, size: int = 0, balanced: bool = False):
+                 seed: int | None = None, flip: bool = False, size: int = 0, balanced: bool = False, repeats: int = 1):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
         self.images = split.images.to(device).permute(0, 2, 3, 1).contiguous()  # NHWC, so that a batch is channels_last
         self.labels = split.labels.to(device)
         self.batch_size, self.flip, self.size = batch_size, flip, size
-        self.balanced = balanced
+        self.balanced, self.repeats = balanced, repeats
         self.generator = None if seed is None else torch.Generator(device).manual_seed(seed)
         if self.generator is not None:
             self.images = torch.nn.functional.pad(self.images, (0, 0, PADDING, PADDING, PADDING, PADDING))
 
     def __len__(self) -> int:
         """Batches in one pass."""
-        every = torch.arange(len(self.labels), device=self.labels.device)
+        every = torch.arange(len(self.labels), device=self.labels.device).repeat(self.repeats)
         return -(-len(stream.balanced(every, self.labels) if self.balanced else every) // self.batch_size)
 
     @property
@@ -128,9 +129,10 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         n, device = len(self.labels), self.labels.device
-        order = torch.arange(n, device=device)
+        order = torch.arange(n * self.repeats, device=device)
         if self.generator is not None:
-            order = torch.randperm(n, generator=self.generator, device=device)
+            order = torch.randperm(len(order), generator=self.generator, device=device)
+        order %= n
         if self.balanced:
             order = stream.balanced(order, self.labels)
             if self.generator is not None:  # once more: the first of a frequent label are soon found

@@ -134,23 +134,25 @@ class Streamed:
 
     With `seed`, each pass visits the samples in a new random order, in random crops of random size and shape and (with
     `flip`) mirrored at random; all passes follow from the seed, whatever the number of `workers`. Without, images come
-    in order, the short side at size / 0.875 pixels and the centre cut out. `balanced`: see `balanced`. `workers`:
-    processes that decode; default: one a core; 0: none, this process decodes. Raises ValueError, with its path, at a
-    file that is no whole image.
+    in order, the short side at size / 0.875 pixels and the centre cut out. `balanced`: see `balanced`. `repeats`: how
+    often a pass visits each sample, in a crop of its own every time. `workers`: processes that decode; default: one a
+    core; 0: none, this process decodes. Raises ValueError, with its path, at a file that is no whole image.
     """
 
     def __init__(self, files: Files, batch_size: int, device: torch.device | str = "cpu", *,
-                 seed: int | None = None, flip: bool = False, workers: int | None = None, balanced: bool = False):
+                 seed: int | None = None, flip: bool = False, workers: int | None = None, balanced: bool = False,
+                 repeats: int = 1):
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
         self.files, self.batch_size, self.device = files, batch_size, torch.device(device)
         self.seed, self.flip, self.passes = seed, flip, 0
-        self.workers, self.balanced = _usable_cores() if workers is None else workers, balanced
+        self.workers = _usable_cores() if workers is None else workers
+        self.balanced, self.labels = balanced, files.labels.repeat(repeats)
 
     def __len__(self) -> int:
         """Batches in one pass."""
-        every = torch.arange(len(self.files))
-        return -(-len(balanced(every, self.files.labels) if self.balanced else every) // self.batch_size)
+        every = torch.arange(len(self.labels))
+        return -(-len(balanced(every, self.labels) if self.balanced else every) // self.batch_size)
 
     @property
     def position(self) -> Tensor:
@@ -162,13 +164,13 @@ class Streamed:
         self.passes = int(passes)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        n = len(self.files)
+        n = len(self.labels)
         order = np.arange(n)
         if self.seed is not None:
             rng = np.random.default_rng((self.seed, self.passes))
             order = rng.permutation(n)
         if self.balanced:
-            order = balanced(torch.from_numpy(order), self.files.labels).numpy()
+            order = balanced(torch.from_numpy(order), self.labels).numpy()
             if self.seed is not None:  # once more: the first of a frequent label are soon found
                 order = rng.permutation(order)
         images = _Images(self.files, self.seed, self.passes, self.flip)
@@ -205,15 +207,19 @@ def check(split: object, workers: int | None = None) -> None:
 
 
 class _Images(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """Decoded, cropped images uint8 [size, size, 3]; sample i of pass p is drawn from (seed, p, i) alone."""
+    """Decoded, cropped images uint8 [size, size, 3]; sample i of pass p is drawn from (seed, p, i) alone.
+
+    Of n files, sample i + n is file i once more.
+    """
 
     def __init__(self, files: Files, seed: int | None, number: int, flip: bool):
         self.files, self.seed, self.number, self.flip = files, seed, number, flip
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        image = decoded(str(self.files.paths[i]))
+        file = i % len(self.files)
+        image = decoded(str(self.files.paths[file]))
         image = central(image, self.files.size) if self.seed is None else self._augmented(image, i)
-        return torch.from_numpy(np.array(image)), int(self.files.labels[i])
+        return torch.from_numpy(np.array(image)), int(self.files.labels[file])
 
     def _augmented(self, image: Image.Image, i: int) -> Image.Image:
         from torchvision.transforms import RandomResizedCrop, functional as vision

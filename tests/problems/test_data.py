@@ -239,3 +239,20 @@ def test_large_images_come_in_small_batches_where_they_are_measured_and_the_firs
     assert data.first(large, 33).shape == (33, 3, 64, 64)
     with pytest.raises(ValueError, match="41 images are wanted at once: there are 1 to 40"):
         data.first(large, 41)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_a_pass_that_repeats_visits_each_image_so_often_in_crops_of_its_own(balanced):
+    labels = torch.tensor([0] * 6 + [1] * 2)
+    images = torch.rand(8, 1, 9, 9, generator=torch.Generator().manual_seed(0)).mul(255).byte()
+    batches = data.batches(data.Split(images, labels), 7, seed=0, balanced=balanced, repeats=5)
+    passed = list(batches)
+    assert len(passed) == len(batches) == (3 if balanced else 6)  # batches of 20 or 40 images
+    assert torch.bincount(torch.cat([y for _, y in passed])).tolist() == ([10, 10] if balanced else [30, 10])
+    of_class = torch.cat([x[y == 1] for x, y in passed]).flatten(1)
+    assert len(of_class.unique(dim=0)) > 2  # images
+
+
+def test_no_repeat_is_refused():
+    with pytest.raises(ValueError, match="repeats is 0: it must be 1 or more"):
+        data.batches(split(), 8, repeats=0)

@@ -70,6 +70,18 @@ def test_a_balanced_pass_has_as_many_of_each_label_as_of_the_rarest(root):
     assert 3 < np.mean([place.item() for y in passes for place in y.nonzero()]) < 6  # of 0 to 9: labels are mixed
 
 
+def test_a_pass_that_repeats_visits_each_file_so_often_in_crops_of_its_own(root):
+    few = data.load("imagenet", root).train.select([0, 7])
+    batches = stream.Streamed(few, 3, seed=0, workers=0, repeats=4)
+    passed = list(batches)
+    images, labels = torch.cat([x for x, _ in passed]), torch.cat([y for _, y in passed])
+    assert len(passed) == len(batches) == 3
+    assert sorted(labels.tolist()) == sorted(few.labels.tolist() * 4)
+    assert len(images.flatten(1).unique(dim=0)) == 8
+    passed = torch.cat([y for _, y in stream.Streamed(few, 3, seed=0, workers=0, balanced=True, repeats=4)])
+    assert sorted(passed.tolist()) == sorted(few.labels.tolist() * 4)
+
+
 def test_the_callers_generators_are_left_alone(root, monkeypatch):
     monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("seeded the CUDA devices"))
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
