@@ -96,11 +96,13 @@ def test_grown_has_a_line_an_alpha_and_one_by_chance(ax):
 def test_by_images_has_a_dot_a_search_and_a_line_through_the_means(ax):
     searches = pd.DataFrame({"search": ["no labels"] * 3 + ["labels"], "images": [5, 5, 500, 5],
                              "points": [1.0, 3, 7, 4]})
-    figures.by_images(ax, searches, "points", control=0.0)
-    dots, mean, *_, control = ax.lines
+    figures.by_images(ax, searches, "points", 0.0, ["other", "no labels", "labels"])
+    dots, mean, labels, _, control = ax.lines
     assert dots.get_xydata().tolist() == [[5, 1], [5, 3], [500, 7]]
     assert mean.get_xydata().tolist() == [[5, 2], [500, 7]]
     assert set(control.get_ydata()) == {0.0}
+    same = figures.by_images(plt.figure().gca(), searches[3:], "points", 0.0, ["other", "no labels", "labels"]).lines[0]
+    assert same.get_color() == labels.get_color() != mean.get_color()  # in a panel that has no other search
     assert [t.get_text() for t in ax.get_xticklabels()] == ["5", "500"]
     assert ax.get_legend_handles_labels()[1] == ["no labels", "labels", "restricted original, no image"]
 

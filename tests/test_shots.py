@@ -79,4 +79,4 @@ def test_pages_render_before_any_search_is_there(monkeypatch):
     rows = shots.searches()
     assert isinstance(shots.styled(rows).to_html(), str)
     assert set(shots.told(rows).values()) == {"not run"}
-    figures.by_images(plt.subplots()[1], rows, shots.AT, control=0.0)
+    figures.by_images(plt.subplots()[1], rows, shots.AT, 0.0, list(shots.WAYS.values()))

@@ -112,14 +112,17 @@ def _claimed(ax: Axes, paper: tuple[float, float] | None, over: str, columns: in
     above(ax, columns)
 
 
-def by_images(ax: Axes, searches: pd.DataFrame, column: str, control: float) -> Axes:
+def by_images(ax: Axes, searches: pd.DataFrame, column: str, control: float, kinds: Sequence[str]) -> Axes:
     """`column` against how many images of each label a search had, on a logarithmic scale.
 
     A row a search of one problem: `search`, `images`, and `column`; a dot each, and a line through the means of each
-    kind of `search`. `control`: what the restricted original, which needs no image, has instead.
+    kind of `search`, which looks the same wherever `kinds` are the same. `control`: what the restricted original,
+    which needs no image, has instead.
     """
-    styles = zip(sns.color_palette("colorblind"), "os^D", strict=False)
-    for (of, mine), (colour, marker) in zip(searches.groupby("search", sort=False), styles, strict=False):
+    for of, colour, marker in zip(kinds, sns.color_palette("colorblind"), "os^Dv", strict=False):
+        mine = searches[searches["search"] == of]
+        if mine.empty:
+            continue
         mean = mine.groupby("images")[column].mean().dropna()
         ax.plot(mine["images"], mine[column], marker, color=colour, alpha=0.4, markersize=5, linestyle="none")
         ax.plot(mean.index, mean, f"-{marker}", color=colour, linewidth=2, label=of)
