@@ -210,16 +210,21 @@ def styled_searches(searches: Mapping[str, Iterable[records.Record]]) -> Styler:
                 "one point: kept": found[t].results["kept_fraction"]["crossfit"],
                 "one point: points": 100 * (found[t].results["accuracy"]["crossfit"]
                                             - found[t].results["accuracy"]["original_restricted"])} for t in tasks])
-        rows.append(row | {c: _with_error(c, float(v.mean()), float(v.sem())) for c, v in values.items()})
+        rows.append(row | {c: with_error(c, float(v.mean()), float(v.sem())) for c, v in values.items()})
     columns = ["search", "problems", *FRONT, "one point: kept", "one point: points"]
     return report.neat(pd.DataFrame(rows, columns=columns).fillna("").style)
 
 
-def _with_error(column: Any, mean: float, error: float) -> str:
-    """As `report.points` has a number of this column, and its standard error in brackets."""
-    if str(column).endswith("points"):
-        return f"{mean:+.2f} ({error:.2f})"
-    return f"{mean:.1%} ({100 * error:.1f})"
+def with_error(column: Any, mean: float, error: float) -> str:
+    """A mean as `report.points` has a number of this column, and in brackets its standard error, unless that is NaN.
+
+    Columns that end in "points" are in points, all others in [0, 1], and their errors then in percent. Empty of NaN.
+    """
+    if math.isnan(mean):
+        return ""
+    points = str(column).endswith("points")
+    number, scatter = (f"{mean:+.2f}", f"{error:.2f}") if points else (f"{mean:.1%}", f"{100 * error:.1f}")
+    return number if math.isnan(error) else f"{number} ({scatter})"
 
 
 def ablation(preset: str, notebook: str, problem: str = "target_superclass_idx") -> pd.DataFrame:

@@ -49,14 +49,14 @@ def means(rows: pd.DataFrame) -> pd.DataFrame:
 
 def told(rows: pd.DataFrame) -> dict[str, str]:
     """What the text says of each of OF, "five-no-labels-20-at" for example: the mean and, in brackets, its standard
-    error, as `said` has them; of what has no record, that it was not run."""
+    error; of what has no record, that it was not run."""
     found = {tuple(row[c] for c in OF): row for row in means(rows).to_dict("records")}
     words: dict[str, str] = {}
     for problem, way, images in itertools.product(PROBLEMS.values(), WAYS.values(), LEVELS):
         row: dict[Any, Any] = found.get((problem, way, images), {})
         name = f"{problem.split()[0]}-{way.replace(',', '').replace(' ', '-')}-{images}"
-        words |= {f"{name}-{short}": said(c, row.get(c, math.nan), row.get(f"{c}, se", math.nan)) or "not run"
-                  for c, short in VALUES.items()}
+        values = {c: (row.get(c, math.nan), row.get(f"{c}, se", math.nan)) for c in VALUES}
+        words |= {f"{name}-{short}": direct.with_error(c, *values[c]) or "not run" for c, short in VALUES.items()}
     return words
 
 
@@ -69,15 +69,7 @@ def styled(rows: pd.DataFrame) -> Styler:
                       "restricted: points": "+0.00"})
         order = [list(WAYS.values()).index(way) for way in mine["search"]]
         mine = means(mine.assign(order=order).sort_values(["images", "order"]))
-        lines += [{**{c: row[c] for c in [*OF, "n"]}, **{c: said(c, row[c], row[f"{c}, se"]) for c in VALUES}}
+        lines += [{**{c: row[c] for c in [*OF, "n"]},
+                   **{c: direct.with_error(c, row[c], row[f"{c}, se"]) for c in VALUES}}
                   for row in mine.to_dict("records")]
     return report.neat(pd.DataFrame(lines, columns=[*OF, "n", *VALUES]).fillna("").style)
-
-
-def said(column: str, mean: float, error: float) -> str:
-    """A mean and, where there is one, its standard error in brackets; empty of NaN."""
-    if math.isnan(mean):
-        return ""
-    kept = column.endswith("kept")
-    number, scatter = (f"{mean:.1%}", f"{100 * error:.1f}") if kept else (f"{mean:+.2f}", f"{error:.2f}")
-    return number if math.isnan(error) else f"{number} ({scatter})"
