@@ -175,8 +175,8 @@ def _ship(record: records.Record, path: Path, root: Path) -> Numbers:
     """Counts, accuracies, the difference that compaction makes, and the size of the mask file; no times."""
     of, mask_file = _found(path, root, "direct_*", "masks", record.sha256["masks of the record"])
     _, model, task, found = restore(of, mask_file, root)
-    images = data.first(task.test, 64)
-    masked = found.module()
+    images, pick = data.first(task.test, 64), record.parameters.get("pick", "paper")
+    masked = found.module(pick)
     compacted, _ = compact(masked, images[:2], multiple=BLOCK)
     stated, numbers = record.results, {}
     for name, module in (("original", model), ("masked", masked), ("compacted", compacted)):
@@ -192,7 +192,7 @@ def _ship(record: records.Record, path: Path, root: Path) -> Numbers:
     numbers["difference"] = (stated["difference"], float(difference), 1e-5)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "masks"
-        dataclasses.replace(found, picks={"paper": found.picks["paper"]}).save(path)
+        dataclasses.replace(found, picks={"paper": found.picks[pick]}).save(path)
         size = path.stat().st_size  # without class names, and by another compressor's version perhaps
     return {**numbers, "bytes.masks": (stated["bytes"]["masks"], size, 0.03 * size + 500)}
 

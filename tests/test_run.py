@@ -264,7 +264,7 @@ def test_the_other_direct_notebooks_run_and_can_be_verified(runs, capfd):
     assert results["same_logits"] == 1
     assert results["accuracy"]["compacted"] == results["accuracy"]["masked"]
     assert results["latency"]["torch"]["2"]["by_model"].keys() == {"original", "folded", "masked", "compacted"}
-    assert sorted(p.name for p in ship.parent.glob("*/*")) == ["compacted.onnx", "masks.safetensors"]
+    assert sorted(p.name for p in ship.parent.glob("*/*/*")) == ["compacted.onnx", "masks.safetensors"]
     assert run.main(["verify", str(ship)]) == 0
     assert "bytes.masks" in capfd.readouterr().out
     scratch = cell("retrain", epochs="1", shots="20")

@@ -23,7 +23,7 @@ PLACES = ("device", "data", "runs", "weights", "commit")  # parameters that say 
 # Parameters that were added since, and the value at which nothing changes.
 LATER = {"structure": 0.0, "path": "", "head": "linear", "norms": "frozen", "lr_norms": 0.01,
          "labels": "hard", "temperature": 2.0, "others": "once", "size": 0, "planted": "",
-         "repeats": 1}
+         "repeats": 1, "pick": "paper"}
 
 
 @dataclass(frozen=True)

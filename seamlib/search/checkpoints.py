@@ -38,7 +38,7 @@ def save(path: Path | str, run: Live, log: Log, train: Loader) -> None:
     """Everything that the epochs to come depend on."""
     tensors = {f"scores/{name}": t for name, t in run.scores.items()}
     tensors |= {f"head/{name}": t for name, t in run.head.state_dict().items()}
-    tensors |= {"gates": run.gates.values} if run.gates else {}
+    tensors |= {"gates": run.gates.values, "worth": run.gates.worth} if run.gates else {}
     tensors |= {f"norms/{name}": t for name, t in _norms(run).items()}
     for series, p in log.found.picks.items():
         tensors |= {f"pick/{series}/masks/{name}": t for name, t in p.masks.items()}
@@ -67,6 +67,7 @@ def restore(path: Path | str, run: Live, log: Log, train: Loader) -> None:
             score.copy_(tensors[f"scores/{name}"])
         if run.gates:
             run.gates.values.copy_(tensors["gates"])
+            run.gates.worth.copy_(tensors["worth"])
         for name, t in _norms(run).items():
             t.copy_(tensors[f"norms/{name}"])
     run.head.load_state_dict(cache.part(tensors, "head/"))

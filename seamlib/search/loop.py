@@ -38,8 +38,7 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     one for all; a series without a target picks by accuracy minus kept fraction. `names`: the parameters to mask
     (default: `maskable(model)`; none: the head alone is trained). `on_epoch` gets each epoch's dict: epoch, loss, kept,
     accuracy, accuracy_<part>; its loss is the epoch's mean of `Run.losses` plus, where there is a mask, alpha (on a
-    path that of its stage) times kept (the term of `search.structure` is not in it). A path on which nothing is kept
-    any more ends with the points that it has.
+    path that of its stage) times kept. A path on which nothing is kept any more ends with the points that it has.
 
     `checkpoint`: a file that holds the state after each epoch; if it is there, the search goes on from it, and ends as
     it would have; `max_removed` may be another by then. Whoever gives it also removes it, and sees to it that it
@@ -123,7 +122,7 @@ class Run:
         """Two optimisers, each with its own moments: of scores and head together, and of the head alone."""
         cuda = self.device.type == "cuda"
         top = {"params": [p for p in heads if p.requires_grad], "lr": self.search.lr_head, "name": "lr_head"}
-        moved = {"lr_mask": [*self.scores.values(), *([self.gates.values] if self.gates else [])],
+        moved = {"lr_mask": [*self.scores.values()],
                  "lr_norms": [p for name in self.norms for p in self.trained.get_submodule(name).parameters()
                               if self.search.norms == "affine"]}
         groups = [{"params": params, "lr": getattr(self.search, name), "name": name}
@@ -134,7 +133,7 @@ class Run:
         self.alone = torch.optim.Adam([dict(top)], fused=True, capturable=cuda)
         self.both = torch.optim.Adam([*groups, dict(top)], fused=True, capturable=cuda) if groups else self.alone
         self.rent = torch.zeros((), device=self.device)  # alpha, for each score
-        self.pressure = torch.zeros((), device=self.device)  # structure
+        self.left = torch.ones((), device=self.device)  # share of what channels cost, that may be left
         self.rates = {name: torch.zeros((), device=self.device) for name in ("lr_mask", "lr_norms", "lr_head")}
         self.step: capture.Step = capture.Replayed(self._step) if cuda else self._step
 
@@ -154,9 +153,9 @@ class Run:
             self.done += 1
             if self.norms and len(y) == 1:
                 continue  # one image has no statistics
-            rate, alpha, structure = rates(self.search, epoch + step * self.search.epochs / self.all_steps)
+            rate, alpha, left = rates(self.search, epoch + step * self.search.epochs / self.all_steps)
             self.rent.fill_(alpha / max(self.n_scores, 1))
-            self.pressure.fill_(structure)
+            self.left.fill_(left)
             for name, lr in self.rates.items():
                 lr.fill_(rate * getattr(self.search, name))
             losses = self.step(x.to(self.device), y.to(self.device), head_only)
@@ -185,7 +184,7 @@ class Run:
             for score, grad in zip(self.scores.values(), grads, strict=True):
                 score.grad = grad  # also where the call did not use the weight
             if self.gates:
-                self.gates.add_pressure(self.pressure)
+                self.gates.shut(self.left)
         optimiser.step()
         return losses.detach()
 

@@ -20,7 +20,7 @@ class Search:
     lr_mask: float = 0.05  #: Adam's rate for the scores, > 0
     lr_head: float = 0.1  #: Adam's rate for the head, > 0
     alpha: float = 1.0  #: weight of the kept fraction in the loss, >= 0
-    structure: float = 0.0  #: weight in the loss of what channels cost, see `Gates.cost`, >= 0; 0: none
+    structure: float = 0.0  #: share of what channels cost, see `Gates.cost`, that is to go, in [0, 1); 0: none
     epochs: int = 300  #: passes over the training batches, >= 1
     batch_size: int = 64  #: images a step, >= 1; for whoever makes the batches
     head_only_every: int = 5  #: every n-th epoch, the first included, trains the head alone; 0: never
@@ -43,7 +43,7 @@ class Search:
             ("lr_mask", self.lr_mask, self.lr_mask > 0, "above 0"),
             ("lr_head", self.lr_head, self.lr_head > 0, "above 0"),
             ("alpha", self.alpha, self.alpha >= 0, "0 or more"),
-            ("structure", self.structure, self.structure >= 0, "0 or more"),
+            ("structure", self.structure, 0 <= self.structure < 1, "0 or more and below 1"),
             ("lr_norms", self.lr_norms, self.lr_norms > 0, "above 0"),
             ("temperature", self.temperature, self.temperature > 0, "above 0"),
             ("epochs", self.epochs, self.epochs >= 1, "1 or more"),
@@ -88,17 +88,21 @@ class Search:
 
 
 def rates(search: Search, epochs: float) -> tuple[float, float, float]:
-    """(Factor of all learning rates, alpha, structure) when so many `epochs`, in [0, search.epochs), are behind.
+    """(Factor of all learning rates, alpha, share of the channels' cost that may be left) when so many `epochs`, in
+    [0, search.epochs), are behind.
 
     `constant` (the paper's) leaves all as they are. `anneal` lowers the learning rates to 0 along half a cosine, and
-    alpha in a straight line, in each stage: first weights go, then those that stay settle. structure rises from 0 over
-    the first third, and falls like alpha: channels that all go at once leave a network that cannot tell which it needs.
+    alpha in a straight line, in each stage: first weights go, then those that stay settle. Of `structure` each of K
+    stages takes the same factor; channels go between 10 and 70% of a stage, ever fewer (a cubic: Zhu and Gupta, 2017).
     """
-    alpha, first, after = next(stage for stage in reversed(search.stages) if epochs >= stage[1])
-    if search.schedule == "constant":
-        return 1.0, alpha, search.structure
+    stages = search.stages
+    k, (alpha, first, after) = next(stage for stage in reversed([*enumerate(stages)]) if epochs >= stage[1][1])
     done = (epochs - first) / (after - first)
-    return (1 + math.cos(math.pi * done)) / 2, alpha * (1 - done), search.structure * min(1.0, 3 * done) * (1 - done)
+    before, wanted = ((1 - search.structure) ** (n / len(stages)) for n in (k, k + 1))
+    left = wanted + (before - wanted) * (1 - min(1.0, max(0.0, (done - 0.1) / 0.6))) ** 3
+    if search.schedule == "constant":
+        return 1.0, alpha, left
+    return (1 + math.cos(math.pi * done)) / 2, alpha * (1 - done), left
 
 
 def path_of(text: str) -> tuple[float, ...] | None:

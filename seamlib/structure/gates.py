@@ -1,4 +1,4 @@
-"""Pressure towards structure: beside the scores of the weights one for each channel, so that whole channels can go.
+"""Structure: a gate for each channel, so that whole channels go while the search goes on.
 
 Ours, not the paper's: a zero saves time on any runtime only where a whole channel of them can be taken out (`compact`).
 """
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from .channels import Channels, channel_groups
 
+MEMORY = 0.98  # of what a gate is worth, from one step to the next
+
 
 class _Gated(torch.autograd.Function):
-    """The score where the gate of its output channel is above 0, else -1.
+    """The score where the gate of its output channel is open, else -1.
 
     The gate of an input channel has the gradients of the kept weights that read it, summed.
     """
@@ -36,13 +38,12 @@ class _Gated(torch.autograd.Function):
 
 
 class Gates:
-    """A *gate* is the score of a group of channels, those of which `compact` can take out all or none.
+    """A *gate* stands for a group of channels, those of which `compact` can take out all or none.
 
-    A weight then is kept where its score and the gate of its output channel are above 0. Gates begin at 1, like scores.
-    A gate's gradient is that of scaling what is read of its channels (the first-order term of Molchanov et al., CVPR
-    2019). Scaling what writes them would not do: batch norm behind a channel undoes it, and the gradient is zero. A
-    shut channel is a constant; where that is 0 its gate has no gradient and stays shut.
-    `values` [groups], or [K, groups] for K problems.
+    A weight is kept where its score is above 0 and the gate of its output channel is open. What a gate is worth is the
+    squared gradient of scaling what is read of its channels, averaged over steps (Molchanov et al., CVPR 2019).
+    Scaling what writes them would not do: batch norm behind a channel undoes it, and the gradient is zero.
+    `values` [groups], or [K, groups] for K problems: 1 where a gate is open, 0 where it is shut. `worth`: likewise.
     """
 
     def __init__(self, model: nn.Module, example: Tensor):
@@ -54,11 +55,13 @@ class Gates:
             raise ValueError(f"{min(away)} has another name in {type(model).__name__}, a part of which is wrapped (by "
                              "DataParallel or torch.compile): take that part out of it before a search for structure")
         self.values = torch.ones(groups, device=example.device, requires_grad=True)
+        self.worth = torch.zeros(groups, device=example.device)
 
     def stacked(self, problems: int) -> Gates:
         """As many, each problem's own."""
         many = copy.copy(self)
         many.values = self.values.detach().repeat(problems, 1).requires_grad_()
+        many.worth = self.worth.repeat(problems, 1)
         return many
 
     def scores(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -79,12 +82,23 @@ class Gates:
             parts.append(layer.pairs * into * out + layer.read * into + layer.written * out)
         return torch.stack(parts).sum(0)
 
-    def add_pressure(self, weight: Tensor) -> None:
-        """Add `weight` times the gradient of `cost`, straight through, to that of the gates."""
+    def shut(self, left: Tensor) -> None:
+        """Shut the gates that are worth least for what they cost, until no more than a share `left` of `cost` is left.
+
+        To be called after a backward pass, whose gradients it takes into `worth`. What goes with two gates is counted
+        for both, so a little more may be left until the next step.
+        """
+        grad, self.values.grad = self.values.grad, None
+        if grad is not None:
+            self.worth.lerp_(grad.square(), 1 - MEMORY)
         with torch.enable_grad():
-            opened = (self.values.detach() > 0).float().requires_grad_()
-            (push,) = torch.autograd.grad(self.cost(opened).sum(), opened)
-        self.values.grad = weight * push + (0 if self.values.grad is None else self.values.grad)
+            opened = self.values.detach().requires_grad_()
+            cost = self.cost(opened)
+            (saved,) = torch.autograd.grad(cost.sum(), opened)
+        order = (self.worth / saved).masked_fill(self.values == 0, torch.inf).argsort(-1)
+        goes = saved.gather(-1, order).cumsum(-1) <= (cost.detach() - left)[..., None]
+        with torch.no_grad():
+            self.values.scatter_(-1, order, torch.where(goes, 0.0, self.values.gather(-1, order)))
 
     @staticmethod
     def _gated(score: Tensor, values: Tensor, layer: Channels) -> Tensor:

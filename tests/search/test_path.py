@@ -37,14 +37,15 @@ def with_norms(norms: str, **changes) -> Search:
 
 def test_stages_share_the_epochs_and_each_is_annealed():
     assert PATH.stages == [(0.5, 0, 3), (4.0, 3, 5), (30.0, 5, 7)]
-    assert rates(PATH, 0.0) == (1.0, 0.5, 0.0)
-    assert rates(PATH, 1.5) == (pytest.approx(0.5), 0.25, 0.0)
-    assert rates(PATH, 3.0) == (1.0, 4.0, 0.0)
-    assert rates(PATH, 6.0) == (pytest.approx(0.5), 15.0, 0.0)
-    pressed = Search(epochs=12, structure=6.0, schedule="anneal")
-    assert [rates(pressed, e)[2] for e in (0.0, 2.0, 4.0, 6.0, 9.0)] == pytest.approx([0.0, 2.5, 4.0, 3.0, 1.5])
-    constant = Search(path=(1.0, 2.0), epochs=4, structure=0.3)
-    assert [rates(constant, e)[1:] for e in (0.0, 1.9, 2.0, 3.9)] == [(1.0, 0.3), (1.0, 0.3), (2.0, 0.3), (2.0, 0.3)]
+    assert rates(PATH, 0.0) == (1.0, 0.5, 1.0)
+    assert rates(PATH, 1.5) == (pytest.approx(0.5), 0.25, 1.0)
+    assert rates(PATH, 3.0) == (1.0, 4.0, 1.0)
+    assert rates(PATH, 6.0) == (pytest.approx(0.5), 15.0, 1.0)
+    for schedule in ("anneal", "constant"):
+        one = Search(epochs=10, structure=0.8, schedule=schedule)
+        assert [rates(one, e)[2] for e in (0.0, 1.0, 4.0, 7.0, 9.9)] == pytest.approx([1.0, 1.0, 0.3, 0.2, 0.2])
+    two = Search(epochs=20, structure=0.75, path=(1.0, 2.0))
+    assert [rates(two, e)[2] for e in (4.0, 9.0, 10.5, 14.0, 17.5)] == pytest.approx([0.5625, 0.5, 0.5, 0.28125, 0.25])
     assert Search(alpha=3.0, epochs=5).stages == [(3.0, 0, 5)]
 
 

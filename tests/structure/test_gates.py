@@ -38,7 +38,7 @@ def moved(model):
 
 def closed(gates, share, seed):
     draw = torch.Generator().manual_seed(seed)
-    gates.values.data[torch.rand(gates.values.shape, generator=draw) < share] = -1
+    gates.values.data[torch.rand(gates.values.shape, generator=draw) < share] = 0
     return gates
 
 
@@ -65,13 +65,13 @@ def test_a_depthwise_convolution_goes_with_the_channels_it_reads_by_hand():
     assert (layers["2.weight"].pairs, layers["2.weight"].read) == (0, 0)
     assert layers["2.weight"].written == pytest.approx((9 * 4 * 16 + 20 * (4 * 36 + 4 * 16)) / total)
     gates = Gates(model, IMAGE)
-    gates.values.data[1] = -1
+    gates.values.data[1] = 0
     masks = binarize(gates.scores({name: torch.ones_like(model.get_parameter(name)) for name in layers}))
     assert [mask.flatten(1).all(1).tolist() for name, mask in masks.items() if name != "4.weight"] == (
         2 * [[True, False, True, True]])
     small, _ = compact(apply_masks(copy.deepcopy(model), masks), IMAGE)
     assert [tuple(p.shape) for p in small.parameters() if p.dim() == 4] == [(3, 1, 3, 3), (3, 1, 3, 3), (2, 3, 1, 1)]
-    assert float(gates.cost((gates.values > 0).float())) == pytest.approx(
+    assert float(gates.cost(gates.values.detach())) == pytest.approx(
         (9 * 3 * 36 + 9 * 3 * 16 + 6 * 16 + 20 * (64 + 3 * 36 + 3 * 36 + 3 * 16 + 3 * 16 + 2 * 16)) / total)
 
 
@@ -89,7 +89,7 @@ def test_what_the_gates_promise_compaction_delivers(share, seed):
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
                           nn.Flatten(), nn.Linear(24, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
     gates = closed(Gates(model, IMAGE), share, seed)
-    opened = (gates.values > 0).float()
+    opened = gates.values.detach()
     parts = [opened[:4], opened[4:10], opened[10:]]
     if any(not part.any() for part in parts):
         return  # a layer without any channel keeps one, as no tensor has none
@@ -104,7 +104,7 @@ def test_a_gate_has_the_gradients_of_the_kept_weights_that_read_its_channel(chai
     gates = Gates(chain, IMAGE)
     gates.layers = {"3.weight": gates.layers["3.weight"]}
     score = torch.randn(6, 4, 3, 3, requires_grad=True)
-    gates.values.data[[1, 5]] = -1  # the second channel that it reads, the second that it writes
+    gates.values.data[[1, 5]] = 0  # the second channel that it reads, the second that it writes
     weight = torch.randn(6, 4, 3, 3)
     out = gates.scores({"3.weight": score, "3.bias": score})
     assert out["3.bias"] is score  # a channel without weights is a constant whatever its bias
@@ -135,20 +135,54 @@ def test_a_gate_learns_what_its_channel_is_worth_behind_a_norm_of_the_batch():
     assert float(scale.grad.abs().min()) > 1e-4  # scaling what writes the channel has none: the norm undoes it
 
 
-def test_the_pressure_on_a_gate_is_what_its_channel_costs(chain):
-    gates = Gates(chain, IMAGE)
-    gates.values.data[0] = -1  # 3 of 4 channels are left to read
-    gates.add_pressure(torch.tensor(2.0))
+def costs(chain):
+    """What the cost falls by when one of the channels of a layer goes, of each of its layers but the last."""
     first, second, third, fourth = channel_groups(chain, IMAGE)[0].values()
-    want = ([(first.pairs + first.written + second.pairs + second.read) / 4] * 4
-            + [(second.pairs * 3 / 4 + second.written + third.pairs + third.read) / 6] * 6
-            + [(third.pairs + third.written + fourth.pairs + fourth.read) / 5] * 5)
-    torch.testing.assert_close(gates.values.grad, 2 * torch.tensor(want))
-    gates.add_pressure(torch.tensor(1.0))
-    torch.testing.assert_close(gates.values.grad, 3 * torch.tensor(want))
+    return [(first.pairs + first.written + second.pairs + second.read) / 4,
+            (second.pairs + second.written + third.pairs + third.read) / 6,
+            (third.pairs + third.written + fourth.pairs + fourth.read) / 5]
 
 
-SEARCH = Search(epochs=4, lr_mask=0.2, alpha=0.0, structure=30.0, head_only_every=0)
+def test_the_gates_that_are_worth_least_for_their_cost_are_shut_by_hand(chain):
+    gates, (a, b, c) = Gates(chain, IMAGE), costs(chain)
+    worth = [3.0 * a, 9 * a, 9 * a, 9 * a, 2 * b, *[9 * b] * 5, c, *[9 * c] * 4]  # for the cost: 3, 9, ..., 2, ..., 1
+    gates.values.grad = torch.tensor(worth).sqrt()
+    gates.shut(torch.tensor(1.0))
+    assert gates.values.all()
+    assert gates.values.grad is None
+    torch.testing.assert_close(gates.worth, 0.02 * torch.tensor(worth))
+    gates.shut(torch.tensor(1 - 0.99 * c))
+    assert gates.values.all()
+    gates.shut(torch.tensor(1 - 1.01 * (b + c)))
+    assert gates.values.nonzero().flatten().tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9, 11, 12, 13, 14]
+    gates.values.grad = torch.zeros(15)  # nothing is worth anything in this step: the average forgets a fiftieth
+    gates.shut(torch.tensor(0.0))
+    torch.testing.assert_close(gates.worth, 0.98 * 0.02 * torch.tensor(worth))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0.05, 1), st.integers(0, 99))
+def test_no_more_is_left_than_was_asked_for_but_for_one_channel(left, seed):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 3)).eval()
+    gates = Gates(model, IMAGE)
+    before, largest = 1.0, 0.0
+    for _ in range(40):
+        gates.values.grad = torch.randn(16)
+        shut = gates.values == 0
+        gates.shut(torch.tensor(left))
+        assert not gates.values[shut].any()
+        now = float(gates.cost(gates.values.detach()))
+        assert now <= before
+        before = now
+    for n in range(16):
+        without = gates.values.detach().clone()
+        without[n] = 0
+        largest = max(largest, before - float(gates.cost(without)))
+    assert left - 1e-6 <= before <= left + largest + 1e-6
+
+
+SEARCH = Search(epochs=4, lr_mask=0.2, alpha=0.0, structure=0.7, head_only_every=0)
 
 
 @pytest.fixture
@@ -159,16 +193,19 @@ def problem(chain):
     return chain, models.new_head(3, 2), train, train[:2]
 
 
-def test_a_search_under_pressure_leaves_a_smaller_model(problem):
+def test_a_search_for_structure_takes_out_the_share_that_was_asked_for(problem):
     model, head, train, val = problem
-    found, plain = (reengineer(model, head, train, val, dataclasses.replace(SEARCH, structure=s)) for s in (30.0, 0.0))
-    size = [compact(f.module(), IMAGE)[1].channels for f in (found, plain)]
-    assert sum(after for _, after in size[0].values()) < sum(after for _, after in size[1].values())
-    rows = found.masks["3.weight"].flatten(1)
-    assert (rows.any(1) != rows.all(1)).sum() < len(rows)  # whole channels
+    for share in (0.3, 0.7):
+        found = reengineer(model, head, train, val, dataclasses.replace(SEARCH, structure=share))
+        small, _ = compact(found.module(), IMAGE)
+        before, after = (sum(dense for dense, _ in cost.flops(m, IMAGE).by_layer.values()) + 20 * moved(m)
+                         for m in (model, small))
+        rows = found.masks["3.weight"].flatten(1)
+        assert (rows.any(1) != rows.all(1)).sum() < len(rows)  # whole channels
+        assert after / before == pytest.approx(1 - share, abs=0.15)
 
 
-def test_a_search_under_pressure_masks_all_layers_that_read_channels(problem):
+def test_a_search_for_structure_masks_all_layers_that_read_channels(problem):
     model, head, train, val = problem
     with pytest.raises(ValueError, match="names leaves 0.weight out: a search for structure masks all convolutions"):
         reengineer(model, head, train, val, SEARCH, names=["3.weight", "7.weight", "9.weight"])
@@ -181,7 +218,7 @@ def test_without_structure_there_are_no_gates(problem):
     assert len(found.history) == 4
 
 
-def test_a_search_under_pressure_goes_on_from_its_checkpoint(problem, tmp_path):
+def test_a_search_for_structure_goes_on_from_its_checkpoint(problem, tmp_path):
     model, head, train, val = problem
 
     def stop(epoch):
@@ -195,7 +232,7 @@ def test_a_search_under_pressure_goes_on_from_its_checkpoint(problem, tmp_path):
     assert all(torch.equal(m, resumed.masks[name]) for name, m in whole.masks.items())
 
 
-def test_many_searches_under_pressure_have_gates_of_their_own(problem):
+def test_many_searches_for_structure_have_gates_of_their_own(problem):
     model, head, train, _ = problem
     trains = [train, [(x, 1 - y) for x, y in train[::-1]]]
     for k, ours in enumerate(many.together(model, [head, head], trains, trains, SEARCH)):
