@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
         if checkpoint is not None:
             checkpoints.restore(checkpoint, run, log, train)
         if run.norms and run.done == 0:
-            run.begin(x for x, _ in map(pair, train))
+            run.begin(map(pair, train))
         while not log.over:
             head_only = alone or search.head_only(epoch=len(log.history))
             loss = run.train(map(pair, train), head_only)
@@ -137,18 +137,24 @@ class Run:
         self.rates = {name: torch.zeros((), device=self.device) for name in ("lr_mask", "lr_norms", "lr_head")}
         self.step: capture.Step = capture.Replayed(self._step) if cuda else self._step
 
-    def begin(self, images: Iterable[Tensor]) -> None:
+    def begin(self, batches: Iterable[Batch]) -> None:
         """Before the first step: batch norms that adapt take the statistics of the target's images, see `restate`."""
         with measuring(), runtime.autocast(self.device, self.search.precision):
-            restate(self.trained.eval(), (x.to(self.device) for x in images))
+            restate(self.trained.eval(), (x for x, _ in self._here(batches)))
+
+    def _here(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches on the model's device; the first of all is tried on the head before it is used."""
+        for n, (x, y) in enumerate(batches):
+            x, y = x.to(self.device), y.to(self.device)
+            if n == self.done == 0 and y.dim() == 1:
+                checks.check_head(self.model, self.head, x, y)
+            yield x, y
 
     def train(self, batches: Iterable[Batch], head_only: bool) -> Tensor:
         """One epoch: move the head and, unless `head_only`, the scores. Returns the mean of `losses`."""
         sum_losses, n, begun = torch.zeros((), device=self.device), 0, self.done
         self._train_mode(adapting=bool(self.norms) and not head_only)
-        for x, y in batches:
-            if self.done == 0 and y.dim() == 1:
-                checks.check_head(self.model, self.head, x.to(self.device), y)
+        for x, y in self._here(batches):
             epoch, step = divmod(self.done, self.all_steps // self.search.epochs)
             self.done += 1
             if self.norms and len(y) == 1:
@@ -158,7 +164,7 @@ class Run:
             self.left.fill_(left)
             for name, lr in self.rates.items():
                 lr.fill_(rate * getattr(self.search, name))
-            losses = self.step(x.to(self.device), y.to(self.device), head_only)
+            losses = self.step(x, y, head_only)
             sum_losses = sum_losses + losses * y.shape[-1]  # labels [B]; of many problems [K, B]
             n += y.shape[-1]
         if self.norms and n == 0 < self.done - begun:

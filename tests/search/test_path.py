@@ -11,7 +11,7 @@ from torch import nn
 from seamlib import evaluate, masks, models
 from seamlib.search import Reengineered, Search, best, no_loss, reengineer
 from seamlib.search.loop import Run
-from seamlib.search.settings import path_of, rates
+from seamlib.search.settings import NORMS, path_of, rates
 
 PATH = Search(path=(0.5, 4.0, 30.0), epochs=7, lr_mask=0.1, lr_head=0.05, head_only_every=0, schedule="anneal",
               batch_size=8)
@@ -142,7 +142,7 @@ def test_statistics_follow_the_masked_model_by_hand(tiny, halves):
     images = torch.cat([x for x, _ in halves[0]])
     settings = Search(norms="statistics", alpha=0.0, lr_mask=1e-9, epochs=40, head_only_every=0)
     run = Run(tiny, models.new_head(3, 2), None, settings, 40 * len(halves[0]))
-    run.begin(x for x, _ in halves[0])
+    run.begin(halves[0])
     dropped = torch.rand_like(run.scores["0.weight"]) < 0.4
     run.scores["0.weight"].data[dropped] = -1
     for _ in range(20):
@@ -182,7 +182,7 @@ def test_head_only_epochs_leave_norms_alone(tiny, halves):
     alone = with_norms("affine", path=None, epochs=1, head_only_every=1, schedule="constant")
     pick = search(tiny, halves, alone).picks["paper"]
     run = Run(tiny, models.new_head(3, 2), None, alone, len(halves[0]))
-    run.begin(x for x, _ in halves[0])
+    run.begin(halves[0])
     assert all(torch.equal(t, pick.norms[name]) for name, t in masks.read_norms(run.trained).items())
     torch.testing.assert_close(pick.norms, masks.read_norms(tiny))  # said in other statistics: rounding
 
@@ -305,3 +305,21 @@ def test_a_head_that_does_not_fit_is_refused(tiny, halves):
         search(tiny, halves, head=head)
     with pytest.raises(ValueError, match="train has an image of label 1, and the head has 1 output: give"):
         search(tiny, halves, head=nn.Linear(3, 1))
+
+
+@pytest.mark.parametrize("norms", NORMS)
+def test_a_label_without_an_output_is_found_in_the_first_batch(tiny, halves, norms):
+    class Batches:
+        seen = 0
+
+        def __len__(self):
+            return 4
+
+        def __iter__(self):
+            for x, y in halves[0]:
+                self.seen += 1
+                yield x, y + 1
+    train = Batches()
+    with pytest.raises(ValueError, match="train has an image of label 2, and the head has 2 outputs: give"):
+        search(tiny, (train, halves[1]), settings=with_norms(norms))
+    assert train.seen == 1
