@@ -14,39 +14,40 @@ import report
 
 
 def shipped() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(A row a model that ship.ipynb has taken, its timings: a row an engine and batch), in order of the models.
+    """(A row a point of a front that ship.ipynb has taken, its timings: a row an engine and batch), in order.
 
-    Models: model (name, with its problem), structure, epochs, alpha and kept (of the search), original, restricted,
-    crossfit, masked and compacted (accuracies), weights and multiply-adds (shares that are left), masks (bytes),
-    1/masks (of the source's file), difference. Timings: model, structure, engine, images, and how many times
-    as fast as the original: `folded, faster` (the original compacted), `masked, faster` and `compacted, faster`.
+    Points: model (name, with its problem), kind ("scattered" or "channels"), alpha, kept, accuracy (compacted, on the
+    whole test set; nothing is chosen), its points above the restricted original and the original over all outputs,
+    masks (bytes), 1/masks (of the source's file), weights and multiply-adds (shares that compaction leaves),
+    difference. Timings: model, kind, alpha, engine, images, and how many times as fast as the original: `folded,
+    faster` (the original compacted), `masked, faster` and `compacted, faster`.
     """
     by_masks = {r.sha256["masks"]: r for r in report.everything("direct_*")}
-    found = [(by_masks[r.sha256["masks of the record"]], r) for r in report.of_preset("ship", "ship")]
-    found.sort(key=lambda pair: (pair[1].task, pair[0].parameters.get("structure", 0)))
-    models, times = [], []
-    for search, record in found:
-        results, of = record.results, {"model": record.task, "structure": search.parameters.get("structure", 0.0)}
-        accuracy, size, left = results["accuracy"], results["bytes"], results["compacted"]
-        models.append(of | {
-            "epochs": search.parameters["epochs"], "alpha": search.parameters["alpha"],
-            "kept": search.results["kept_fraction"]["crossfit"],
-            "original": accuracy["original_all"],
-            "restricted": search.results["accuracy"]["original_restricted"],
-            "crossfit": search.results["accuracy"]["crossfit"],
-            "masked": accuracy["masked"], "compacted": accuracy["compacted"],
-            "weights": left["weights"] / results["original"]["weights"],
-            "multiply-adds": left["dense"] / results["original"]["dense"],
+    points, times = [], []
+    for record in report.of_preset("ship", "ship"):
+        search = by_masks[record.sha256["masks of the record"]]
+        point = next(p for p in search.results["front"] if f"{p['alpha']:g}" == record.parameters["pick"])
+        results, size, left = record.results, record.results["bytes"], record.results["compacted"]
+        of = {"model": record.task, "kind": "channels" if search.parameters.get("structure") else "scattered",
+              "alpha": point["alpha"]}
+        points.append(of | {
+            "kept": point["kept"], "accuracy": results["accuracy"]["compacted"],
+            **{f"points, {control}": 100 * (results["accuracy"]["compacted"]
+                                            - search.results["accuracy"][f"original_{control}"])
+               for control in ("restricted", "all")},
             "masks": size["masks"], "1/masks": size["source weights"] / size["masks"],
-            "difference": results["difference"]})
+            "weights": left["weights"] / results["original"]["weights"],
+            "multiply-adds": left["dense"] / results["original"]["dense"], "difference": results["difference"]})
         for engine, by_batch in results["latency"].items():
             for images, t in by_batch.items():
                 if t:
                     median = {name: m["median"] for name, m in t["by_model"].items()}
                     times.append(of | {"engine": engine, "images": int(images)} | {
-                        f"{name}, faster": median["original"] / median.get(name, math.nan)
+                        f"{name}, faster": median["original"] / median[name]
                         for name in ("folded", "masked", "compacted")})
-    return pd.DataFrame(models), pd.DataFrame(times)
+    order = ["model", "kind", "alpha"]
+    return tuple(pd.DataFrame(rows).sort_values(order, ascending=[True, False, True], kind="stable", ignore_index=True)
+                 for rows in (points, times))
 
 
 def targets(results: Mapping[str, Any], kind: str) -> list[tuple[str, str, str]]:

@@ -159,15 +159,15 @@ def _cost(record: records.Record, path: Path, root: Path) -> Numbers:
     """Counts and accuracy; times belong to the machine and its hour, and are not measured again."""
     of, mask_file = _found(path, root, "direct_*", "masks", record.sha256["masks of the record"])
     _, model, task, found = restore(of, mask_file, root)
-    example = data.first(task.test, 1)
+    example, masked = data.first(task.test, 1), found.module(record.parameters.get("pick", "paper"))
     stated, numbers = record.results, {}
-    for name, module in (("original", model), ("reengineered", found.module())):
+    for name, module in (("original", model), ("reengineered", masked)):
         total, kept = cost.weights(module)
         counts = cost.flops(module, example)
         for what, value in (("weights", total), ("weights_kept", kept), ("dense", counts.dense),
                             ("sparse", counts.sparse)):
             numbers[f"{name}.{what}"] = (stated[name][what], float(value), 1e-6 * value)
-    accuracy = evaluate.accuracy(found.module(), data.batches(task.test, 256))
+    accuracy = evaluate.accuracy(masked, data.batches(task.test, 256))
     return {**numbers, "accuracy.delivered": (stated["accuracy"]["delivered"], accuracy, TOLERANCE)}
 
 

@@ -670,3 +670,14 @@ def test_what_is_shipped_is_small_and_answers_the_same():
 def test_notebooks_are_as_nbstripout_leaves_them():
     paths = [p for folder in ("notebooks", "book/pages", "book/walkthroughs") for p in (ROOT / folder).glob("*.ipynb")]
     subprocess.run([str(Path(sys.executable).with_name("nbstripout")), "--verify", *map(str, paths)], check=True)
+
+
+def test_drawings_turn_dark_with_the_page_and_photos_do_not():
+    folders = ("notebooks", "book/pages", "book/walkthroughs")
+    for path in (p for folder in folders for p in (ROOT / folder).glob("*.ipynb")):
+        for cell in nbformat.read(path, 4).cells:
+            photos = cell.cell_type == "code" and re.search(r"figures\.examples\(|imshow\(", cell.source)
+            assert bool(photos) == ("photo" in cell.metadata.get("tags", [])), (path.name, cell.source[:80])
+    for page in (p for p in PAGES if p.name != "py-modindex.html"):
+        for name in re.findall(r'<img[^>]* src="([^"]*\.png)"', page.read_text()):
+            assert re.search(r"trigger|pixel_on", name), (page.name, name)  # photos, drawn by their pages

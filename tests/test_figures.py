@@ -1,3 +1,6 @@
+import sys
+from types import SimpleNamespace
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -212,3 +215,26 @@ def test_wanted_has_a_bar_and_a_dot_for_each_number_of_problems(ax):
     figures.wanted(ax, [0.5, 0.3, 0.2], [0.4, 0.4, 0.2])
     assert [bar.get_height() for bar in ax.patches] == [0.5, 0.3, 0.2]
     assert list(ax.lines[0].get_ydata()) == [0.4, 0.4, 0.2]
+
+
+def test_worth_has_a_line_a_model_and_a_cross_for_its_scattered_zeros(ax):
+    kinds = ["channels", "scattered", "channels", "channels"]
+    figures.worth(ax, pd.DataFrame({"model": ["a", "a", "a", "b"], "kind": kinds,
+                                    "faster": [3.0, 1.0, 2.0, 1.5], "points": [-2.0, 0.5, -1.0, 0.0]}))
+    first, cross, second, _, zero = ax.lines
+    assert list(first.get_xdata()) == [2.0, 3.0]
+    assert list(first.get_ydata()) == [-1.0, -2.0]
+    assert (list(cross.get_xdata()), list(second.get_xdata())) == ([1.0], [1.5])
+    assert list(zero.get_ydata()) == [0, 0]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a", "b"]
+
+
+def test_in_a_notebook_figures_are_drawings(monkeypatch):
+    magics = []
+    shell = SimpleNamespace(run_line_magic=lambda *said: magics.append(said))
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    figures.style()
+    assert magics == [("config", "InlineBackend.figure_formats = ['svg']")]
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    figures.style()
+    assert len(magics) == 1

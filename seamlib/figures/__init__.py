@@ -13,6 +13,7 @@ from .costs import (
     growth as growth,
     multiply_adds as multiply_adds,
     speed as speed,
+    worth as worth,
 )
 from .searches import (
     by_images as by_images,

@@ -71,6 +71,23 @@ def by_engine(axes: Sequence[Axes], times: pd.DataFrame) -> Sequence[Axes]:
     return axes
 
 
+def worth(ax: Axes, points: pd.DataFrame) -> Axes:
+    """Accuracy against speed, a line a model: what taking channels out costs and gains.
+
+    Columns: `model`, `kind` ("scattered" or "channels"), `faster` (times as fast as the original), `points` (accuracy
+    above the restricted original, which is a line at 0). Scattered zeros are crosses beside their line.
+    """
+    for n, (model, rows) in enumerate(points.groupby("model", sort=False)):
+        colour = sns.color_palette("colorblind")[n]
+        line, cross = (rows[rows["kind"] == kind].sort_values("faster") for kind in ("channels", "scattered"))
+        ax.plot(line["faster"], line["points"], "-o", color=colour, markersize=5, label=model)
+        ax.plot(cross["faster"], cross["points"], "x", color=colour, markersize=7)
+    ax.axhline(0, color=ORIGINAL, linestyle="--")
+    ax.set(xlabel="times as fast as the original", ylabel="points above the restricted original")
+    above(ax)
+    return ax
+
+
 def growth(axes: Sequence[Axes], batches: pd.DataFrame, models: pd.DataFrame, problems: pd.DataFrame,
            images: int) -> Sequence[Axes]:
     """Three panels of what an epoch of `images` images takes: by batch, by model and by number of problems.

@@ -179,18 +179,19 @@ def together(axes: Sequence[Axes], points: pd.DataFrame) -> Sequence[Axes]:
     A row a point of a front: `classes` (how many), `problem`, `how` ("put together" or "at once"), `kept` in (0, 1],
     `difference` in points.
     """
+    looks = {"put together": ("-o", SEAM), "at once": ("--^", CONTROL)}
     for ax, (n, mine) in zip(axes, points.groupby("classes"), strict=False):
-        for how, colour, dashes in (("put together", SEAM, "-o"), ("at once", CONTROL, "--^")):
+        for how, (dashes, colour) in looks.items():
             for _, line in mine[mine["how"] == how].sort_values("kept").groupby("problem", sort=False):
                 ax.plot(line["kept"], line["difference"], dashes, color=colour, markersize=4, linewidth=1.5)
         ax.axhline(0, color=ORIGINAL, linestyle=":")
         ax.set_xscale("log")
         percent(ax, "x", "weights kept")
         ax.text(0.97, 0.05, f"{n} classes", transform=ax.transAxes, ha="right")
-    for label, colour, dashes in (("put together", SEAM, "-o"), ("at once", CONTROL, "--^"),
-                                  ("restricted original", ORIGINAL, ":")):
-        if label in (*points["how"], "restricted original"):
-            axes[0].plot([], [], dashes, color=colour, markersize=4, label=label)
+    for how, (dashes, colour) in looks.items():
+        if how in set(points["how"]):
+            axes[0].plot([], [], dashes, color=colour, markersize=4, label=how)
+    axes[0].plot([], [], ":", color=ORIGINAL, label="restricted original")
     axes[0].set_ylabel("points above the\nrestricted original")
     above(axes[0], columns=3)
     return axes

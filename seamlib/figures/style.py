@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,10 +17,13 @@ ORIGINAL = sns.color_palette("colorblind")[7]  # grey
 
 
 def style() -> None:
-    """One look for all figures of the book."""
+    """One look for all figures of the book; in a notebook as SVG, which stays sharp, and turns dark with its page."""
     sns.set_theme("notebook", "whitegrid", "colorblind")
     plt.rcParams.update({"figure.figsize": (7, 4), "figure.dpi": 144, "figure.constrained_layout.use": True,
                          "savefig.facecolor": "white", "axes.spines.top": False, "axes.spines.right": False})
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is not None:
+        shell.run_line_magic("config", "InlineBackend.figure_formats = ['svg']")
 
 
 def above(ax: Axes, columns: int = 2) -> None:
