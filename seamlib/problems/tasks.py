@@ -129,8 +129,8 @@ def superclass(dataset: str, index: int) -> tuple[str, tuple[str, ...]]:
     """
     known = groups(dataset)
     if not known:
-        raise ValueError(f"{dataset} has no superclasses: those of cifar100 and imagenet are known; give classes or "
-                         "n_classes")
+        raise ValueError(f"{dataset} has no superclasses: those of cifar100, imagenet and tinyimagenet are known; "
+                         "give classes or n_classes")
     if not 0 <= index < len(known):
         raise ValueError(f"target_superclass_idx is {index}: {dataset} has superclasses 0 to {len(known) - 1}")
     name, classes = known[index]

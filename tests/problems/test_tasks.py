@@ -186,7 +186,7 @@ def test_superclasses_have_the_papers_numbers():
     ("cifar100", 20, "target_superclass_idx is 20: cifar100 has superclasses 0 to 19"),
     ("imagenet", 67, "target_superclass_idx is 67: imagenet has superclasses 0 to 66"),
     ("imagenet", 10, r"8 \(dinosaur\), 10 \(trilobite\), 34 \(armadillo\); the other 64 can be run"),
-    ("cifar10", 0, "cifar10 has no superclasses: those of cifar100 and imagenet are known; give classes or n_classes"),
+    ("cifar10", 0, "cifar10 has no superclasses: those of cifar100, imagenet and tinyimagenet are known; give classes"),
 ])
 def test_superclasses_that_cannot_be_run(dataset, index, text):
     with pytest.raises(ValueError, match=text):
