@@ -250,7 +250,7 @@ def test_the_other_direct_notebooks_run_and_can_be_verified(runs, capfd):
         texts = (t for k, v in {"runs": RUNS, **given}.items() for t in ("-p", f"{k}={v}"))
         assert run.main(["cell", notebook, *texts]) == 0
         return next((runs / notebook).glob("*.json"))
-    multi = cell("direct_multiclass", **TINY, classes="", n_classes="2")
+    multi = cell("direct_multiclass", **TINY, classes="", n_classes="2", structure="0.3", norms="statistics")
     assert records.read(multi).task == "random2_seed0"
     assert run.main(["verify", str(multi)]) == 0
     cost = cell("inference_cost", record="direct_multiclass/*", rounds="1", batch_sizes="2")
