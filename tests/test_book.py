@@ -657,12 +657,23 @@ def test_lecturers_are_given_every_figure_that_a_page_draws():
 
 
 def test_what_is_shipped_is_small_and_answers_the_same():
-    shipped = [records.read(p).results for p in RESULTS.glob("ship/*.json")]
+    shipped = [records.read(p) for p in RESULTS.glob("ship/*.json")]
+    files = {records.read(p).sha256["masks"]: p.with_suffix(".safetensors") for p in DIRECT}
     assert len(shipped) == len([cell for stage in run.cells("ship", {}) for cell in stage])
-    for results in shipped:
+    for record in shipped:
+        results, pick = record.results, record.parameters["pick"]
+        stored = masks.load_masks(files[record.sha256["masks of the record"]])
+        bits = [m.numel() for m in stored.masks[pick].values()]
+        own = [t.numel() for t in (*stored.norms[pick].values(), *stored.heads[pick].values())]
+        kept = sum(int(m.sum()) for m in stored.masks[pick].values()) / sum(bits)
+        size, whole = results["bytes"]["masks"], results["bytes"]["source weights"]
+        assert size <= sum(bits) / 8 + 4 * sum(own) + 150 * len(stored.masks[pick]) + 100 * len(own)  # and their names
+        if kept < 1 / 3:  # deflating takes the rest
+            assert size <= whole / 30
+        if "lite0" in record.task:
+            assert size <= whole / 40
         assert results["same_logits"] == 1.0
         assert results["difference"] <= 1e-5
-        assert results["bytes"]["masks"] <= results["bytes"]["source weights"] / 25  # a bit a weight, norms and head
         assert results["accuracy"]["compacted"] == pytest.approx(results["accuracy"]["masked"], abs=5e-4)
         assert results["compacted"]["dense"] < results["original"]["dense"]
 

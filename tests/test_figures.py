@@ -217,9 +217,9 @@ def test_wanted_has_a_bar_and_a_dot_for_each_number_of_problems(ax):
     assert list(ax.lines[0].get_ydata()) == [0.4, 0.4, 0.2]
 
 
-def test_worth_has_a_line_a_model_and_a_cross_for_its_scattered_zeros(ax):
+def test_accuracy_by_speed_has_a_line_a_model_and_a_cross_for_its_scattered_zeros(ax):
     kinds = ["channels", "scattered", "channels", "channels"]
-    figures.worth(ax, pd.DataFrame({"model": ["a", "a", "a", "b"], "kind": kinds,
+    figures.accuracy_by_speed(ax, pd.DataFrame({"model": ["a", "a", "a", "b"], "kind": kinds,
                                     "faster": [3.0, 1.0, 2.0, 1.5], "points": [-2.0, 0.5, -1.0, 0.0]}))
     first, cross, second, _, zero = ax.lines
     assert list(first.get_xdata()) == [2.0, 3.0]

@@ -7,13 +7,13 @@
 """
 
 from .costs import (
+    accuracy_by_speed as accuracy_by_speed,
     by_engine as by_engine,
     channels as channels,
     faster as faster,
     growth as growth,
     multiply_adds as multiply_adds,
     speed as speed,
-    worth as worth,
 )
 from .searches import (
     by_images as by_images,

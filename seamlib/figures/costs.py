@@ -71,7 +71,7 @@ def by_engine(axes: Sequence[Axes], times: pd.DataFrame) -> Sequence[Axes]:
     return axes
 
 
-def worth(ax: Axes, points: pd.DataFrame) -> Axes:
+def accuracy_by_speed(ax: Axes, points: pd.DataFrame) -> Axes:
     """Accuracy against speed, a line a model: what taking channels out costs and gains.
 
     Columns: `model`, `kind` ("scattered" or "channels"), `faster` (times as fast as the original), `points` (accuracy

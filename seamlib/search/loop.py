@@ -122,7 +122,7 @@ class Run:
         """Two optimisers, each with its own moments: of scores and head together, and of the head alone."""
         cuda = self.device.type == "cuda"
         top = {"params": [p for p in heads if p.requires_grad], "lr": self.search.lr_head, "name": "lr_head"}
-        moved = {"lr_mask": [*self.scores.values()],
+        moved = {"lr_mask": list(self.scores.values()),
                  "lr_norms": [p for name in self.norms for p in self.trained.get_submodule(name).parameters()
                               if self.search.norms == "affine"]}
         groups = [{"params": params, "lr": getattr(self.search, name), "name": name}

@@ -35,6 +35,7 @@ CELLS = [  # notebook, parameters, words
     ("direct_binary", "lr_mask=0", "lr_mask is 0.0: it must be above 0"),
     ("direct_binary", "lr_head=-1", "lr_head is -1.0: it must be above 0"),
     ("direct_binary", "alpha=-1", "alpha is -1.0: it must be 0 or more"),
+    ("direct_binary", "structure=-0.1", "structure is -0.1: it must be 0 or more and below 1"),
     ("direct_binary", "structure=1.5", "structure is 1.5: it must be 0 or more and below 1"),
     ("direct_binary", "temperature=0", "temperature is 0.0: it must be above 0"),
     ("direct_binary", "head_only_every=-1", "head_only_every is -1"),
