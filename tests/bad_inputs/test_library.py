@@ -387,8 +387,8 @@ def test_a_whole_number_is_a_number_too(field, value):
 
 def test_numbers_of_numpy_become_pythons_own_so_that_a_checkpoint_or_a_key_can_say_them(tmp_path):
     one, two = np.float32(1), np.int64(2)
-    setting = seamlib.Search(alpha=one, epochs=two, path=[one, two], lr_mask=np.float32(0.5), head_only_every=0)
-    assert repr(setting) == repr(seamlib.Search(alpha=1.0, epochs=2, path=(1.0, 2.0), lr_mask=0.5, head_only_every=0))
+    setting = seamlib.Search(alpha=one, epochs=two, path=[one, two], lr_mask=np.float32(2**-7), head_only_every=0)
+    assert repr(setting) == repr(seamlib.Search(alpha=1.0, epochs=2, path=(1.0, 2.0), lr_mask=2**-7, head_only_every=0))
     assert len(search(setting=setting, checkpoint=tmp_path / "search").front) == 2
     training = seamlib.Training(lr=np.float32(0.5), lr_output=None, epochs=two, seed=two)
     assert repr(training) == repr(seamlib.Training(lr=0.5, epochs=2, seed=2))
