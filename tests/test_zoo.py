@@ -10,6 +10,7 @@ from torch import nn
 
 from seamlib import models, zoo
 from seamlib.records import runtime
+from seamlib.ship.export import export_onnx
 from seamlib.structure import compact, fold_norms
 from seamlib.structure.ordinary import INNER, ordinary
 
@@ -134,3 +135,17 @@ def test_a_network_of_timm_can_be_compacted(lite):
     assert sum(p.numel() for p in small.parameters()) < 0.6 * sum(p.numel() for p in lite.parameters())
     x = torch.rand(3, 3, 91, 91)
     torch.testing.assert_close(small(x), masked(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("any_batch", [False, True])
+def test_the_zeros_around_an_image_are_a_part_of_the_engines_convolution(lite, any_batch, tmp_path):
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    x = torch.rand(2, 3, 64, 64)
+    small, _ = compact(lite, x)
+    path = export_onnx(small, x, tmp_path / "small.onnx", any_batch=any_batch)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.optimized_model_filepath = 3, str(tmp_path / "fused.onnx")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    operators = {node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node}
+    assert "Conv" in operators
+    assert not operators & {"Pad", "BatchNormalization"}  # each takes a pass over memory by itself

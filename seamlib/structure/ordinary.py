@@ -26,7 +26,7 @@ class Same(nn.Module):
         for side, (stride, reach) in zip(x.shape[2:], self.window, strict=True):
             missing = max((-(-int(side) // stride) - 1) * stride + reach - int(side), 0)
             around = [missing // 2, missing - missing // 2, *around]
-        return F.pad(x, around)
+        return F.pad(x, around, value=0.0)  # said: onnxruntime 1.32 fuses no Pad whose value is left out
 
 
 class Tracer(fx.Tracer):
