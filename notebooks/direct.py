@@ -144,10 +144,22 @@ def told_of_one(name: str, notebook: str) -> dict[str, float]:
 
 def seeded(of: str, notebook: str, seeds: str = "seeds") -> dict[str, list[records.Record]]:
     """Task -> its records with several seeds: those of preset `seeds`, and the one of preset `of`; by seed."""
-    first, more = report.of_preset(of, notebook), report.of_preset(seeds, notebook)
+    first, more = report.of_preset(of, notebook), alike(of, seeds, notebook)
     tasks = sorted({r.task for r in first} & {r.task for r in more})
-    found = [r for r in [*first, *more] if r.parameters["dataset"] == first[0].parameters["dataset"]]
-    return {task: sorted((r for r in found if r.task == task), key=lambda r: r.seed) for task in tasks}
+    return {task: sorted((r for r in [*first, *more] if r.task == task), key=lambda r: r.seed) for task in tasks}
+
+
+def alike(of: str, preset: str, notebook: str) -> list[records.Record]:
+    """The records of `preset` on the data set of preset `of`: a task of another may have the same name."""
+    sets = {r.parameters["dataset"] for r in report.of_preset(of, notebook)}
+    return [r for r in report.of_preset(preset, notebook) if r.parameters["dataset"] in sets]
+
+
+def by_seed(of: str, notebook: str) -> dict[str, list[records.Record]]:
+    """"seed 0" and so on -> the records of the problems that all of these seeds have: rows for `styled_searches`."""
+    groups = seeded(of, notebook).values()
+    return {f"seed {seed}": [r for group in groups for r in group if r.seed == seed]
+            for seed in sorted({r.seed for group in groups for r in group})}
 
 
 def between_seeds(groups: Mapping[str, Iterable[records.Record]]) -> tuple[float, float]:

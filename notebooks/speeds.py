@@ -50,6 +50,27 @@ def shipped() -> tuple[pd.DataFrame, pd.DataFrame]:
                  for rows in (points, times))
 
 
+def smaller_images() -> pd.DataFrame:
+    """The original, restricted, on smaller images: a row a model of ship.ipynb, a size, an engine and a batch.
+
+    model, pixels (a side), points (its accuracy above that on whole images), multiply-adds (share of the original's),
+    engine, images, faster (times as fast as the original; the median over the model's records).
+    """
+    by_masks = {r.sha256["masks"]: r for r in report.everything("direct_*")}
+    rows = []
+    for record in report.of_preset("ship", "ship"):
+        results, whole = record.results, by_masks[record.sha256["masks of the record"]].results["accuracy"]
+        for pixels, rival in results.get("smaller", {}).items():
+            rows += [{"model": record.task, "pixels": int(pixels),
+                      "points": 100 * (rival["accuracy"] - whole["original_restricted"]),
+                      "multiply-adds": rival["dense"] / results["original"]["dense"],
+                      "engine": engine, "images": int(images),
+                      "faster": t["by_model"]["original"]["median"] / t["by_model"][f"{pixels} pixels"]["median"]}
+                     for engine, by_batch in results["latency"].items() for images, t in by_batch.items() if t]
+    columns = ["model", "pixels", "points", "multiply-adds", "engine", "images", "faster"]
+    return pd.DataFrame(rows, columns=columns).groupby(columns[:-1], sort=False, as_index=False).median()
+
+
 def targets(results: Mapping[str, Any], kind: str) -> list[tuple[str, str, str]]:
     """(What, target, measured) of a speed record's results: ratios; what the other kind of device answers says so."""
     steps, many = results["steps"], results["growth"]["problems"][-1]

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch.nn import functional as F
+
 from seamlib import evaluate, masks, models, records, together
 from seamlib.problems import data, tasks
 from seamlib.restore import answering, restore, restore_student, source_model
@@ -187,6 +189,11 @@ def _ship(record: records.Record, path: Path, root: Path) -> Numbers:
         if name != "original":
             accuracy = evaluate.accuracy(module, data.batches(task.test, 256))
             numbers[f"accuracy.{name}"] = (stated["accuracy"][name], accuracy, TOLERANCE)
+    restricted = task.original_restricted(model)
+    for pixels, values in stated.get("smaller", {}).items():
+        small = ((F.interpolate(x, int(pixels), mode="bilinear", antialias=True), y)
+                 for x, y in data.batches(task.test, 256))
+        numbers[f"smaller.{pixels}.accuracy"] = (values["accuracy"], evaluate.accuracy(restricted, small), TOLERANCE)
     with evaluate.measuring():
         difference = (masked(images) - compacted(images)).abs().max() / masked(images).abs().max()
     numbers["difference"] = (stated["difference"], float(difference), 1e-5)

@@ -676,6 +676,10 @@ def test_what_is_shipped_is_small_and_answers_the_same():
         assert results["difference"] <= 1e-5
         assert results["accuracy"]["compacted"] == pytest.approx(results["accuracy"]["masked"], abs=5e-4)
         assert results["compacted"]["dense"] < results["original"]["dense"]
+        for pixels, rival in results.get("smaller", {}).items():
+            assert rival["dense"] < results["original"]["dense"]
+            timed = [t["by_model"] for of in results["latency"].values() for t in of.values() if t]
+            assert all(f"{pixels} pixels" in by_model for by_model in timed)
 
 
 def test_notebooks_are_as_nbstripout_leaves_them():

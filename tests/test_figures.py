@@ -218,10 +218,11 @@ def test_wanted_has_a_bar_and_a_dot_for_each_number_of_problems(ax):
 
 
 def test_accuracy_by_speed_has_a_line_a_model_and_a_cross_for_its_scattered_zeros(ax):
-    kinds = ["channels", "scattered", "channels", "channels"]
-    figures.accuracy_by_speed(ax, pd.DataFrame({"model": ["a", "a", "a", "b"], "kind": kinds,
-                                    "faster": [3.0, 1.0, 2.0, 1.5], "points": [-2.0, 0.5, -1.0, 0.0]}))
-    first, cross, second, _, zero = ax.lines
+    kinds = ["channels", "scattered", "channels", "channels", "smaller images"]
+    figures.accuracy_by_speed(ax, pd.DataFrame({"model": ["a", "a", "a", "b", "b"], "kind": kinds,
+                                    "faster": [3.0, 1.0, 2.0, 1.5, 4.0], "points": [-2.0, 0.5, -1.0, 0.0, -9.0]}))
+    first, cross, _, second, _, rival, zero = ax.lines
+    assert (list(rival.get_xdata()), rival.get_linestyle()) == ([4.0], ":")
     assert list(first.get_xdata()) == [2.0, 3.0]
     assert list(first.get_ydata()) == [-1.0, -2.0]
     assert (list(cross.get_xdata()), list(second.get_xdata())) == ([1.0], [1.5])

@@ -74,14 +74,17 @@ def by_engine(axes: Sequence[Axes], times: pd.DataFrame) -> Sequence[Axes]:
 def accuracy_by_speed(ax: Axes, points: pd.DataFrame) -> Axes:
     """Accuracy against speed, a line a model: what taking channels out costs and gains.
 
-    Columns: `model`, `kind` ("scattered" or "channels"), `faster` (times as fast as the original), `points` (accuracy
-    above the restricted original, which is a line at 0). Scattered zeros are crosses beside their line.
+    Columns: `model`, `kind` ("channels", "scattered" or "smaller images"), `faster` (times as fast as the original),
+    `points` (accuracy above the restricted original, which is a line at 0). Scattered zeros are crosses beside their
+    line; the original on smaller images, which is its rival, is a dotted one.
     """
     for n, (model, rows) in enumerate(points.groupby("model", sort=False)):
         colour = sns.color_palette("colorblind")[n]
-        line, cross = (rows[rows["kind"] == kind].sort_values("faster") for kind in ("channels", "scattered"))
+        line, cross, rival = (rows[rows["kind"] == kind].sort_values("faster")
+                              for kind in ("channels", "scattered", "smaller images"))
         ax.plot(line["faster"], line["points"], "-o", color=colour, markersize=5, label=model)
         ax.plot(cross["faster"], cross["points"], "x", color=colour, markersize=7)
+        ax.plot(rival["faster"], rival["points"], ":v", color=colour, markersize=5)
     ax.axhline(0, color=ORIGINAL, linestyle="--")
     ax.set(xlabel="times as fast as the original", ylabel="points above the restricted original")
     above(ax)
