@@ -368,7 +368,9 @@ def test_repeated_searches_have_three_seeds_and_their_spread_is_within_a_problem
     assert list(binary) == ["binary2", "binary3", "binary4"]
 
     def record(kept):
-        return SimpleNamespace(results={"kept_fraction": {"crossfit": kept}, "accuracy": {"crossfit": 0.5}})
+        point = {"alpha": 1.0, "kept": direct.SHARE, "accuracy": 0.5}
+        return SimpleNamespace(results={"front": [point], "accuracy": {"original_restricted": 0.5},
+                                        "no_loss": {"all": {"kept": kept}}})
     groups = {"a": [record(0.1), record(0.3)], "b": [record(0.7), record(0.7)]}  # variances 0.02 and 0
     assert direct.between_seeds(groups) == pytest.approx((0.1, 0.0))
 
