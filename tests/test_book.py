@@ -243,6 +243,27 @@ def test_the_readme_states_what_the_fronts_say():
         assert f"| {' | '.join(cells)} |".replace("|  |", "| |") in readme, cells
 
 
+def test_the_readme_states_what_taking_channels_out_buys():
+    (points, times), rivals = speeds.shipped(), speeds.smaller_images()
+    times, rivals = (t[(t["engine"] == "onnxruntime") & (t["images"] == 16)] for t in (times, rivals))
+    found = points[points["kind"] == "channels"].merge(times, on=["model", "kind", "alpha"])
+    found = found.assign(points=found["points, restricted"], faster=found["compacted, faster"])
+    readme = (ROOT / "README.md").read_text()
+    for what, of, table in (
+        ("VGG16, one class of CIFAR-10", "vgg16", found),
+        ("EfficientNet-Lite0, ten classes of ImageNet, 128 pixels", "timm", found),
+        ("the same without a search, on 96 and on 64 pixels", "timm", rivals),
+        ("ResNet20, one class of CIFAR-10, means of two", "resnet20-cifar10-", found),
+        ("ResNet20, a superclass of CIFAR-100", "resnet20-cifar100-", found),
+    ):
+        rows = table[table["model"].str.startswith(of)]
+        rows = rows.groupby("pixels" if table is rivals else "alpha").mean(numeric_only=True)
+        rows = rows.sort_values("multiply-adds", ascending=False)
+        cells = [what, *(", ".join(f"{value:{form}}" for value in rows[column]) for column, form in (
+            ("multiply-adds", ".0%"), ("faster", ".1f"), ("points", "+.1f")))]
+        assert f"| {' | '.join(cells)} |" in readme, cells
+
+
 def test_students_and_what_they_inherit_are_told_apart_by_attack_and_match_the_readme():
     table = students.transfer("transfer")
     kept = [records.read(p) for p in RESULTS.glob("defect_inheritance/*.json")]
