@@ -189,11 +189,13 @@ def _ship(record: records.Record, path: Path, root: Path) -> Numbers:
         if name != "original":
             accuracy = evaluate.accuracy(module, data.batches(task.test, 256))
             numbers[f"accuracy.{name}"] = (stated["accuracy"][name], accuracy, TOLERANCE)
-    restricted = task.original_restricted(model)
+    folded, _ = compact(task.original_restricted(model), images[:2], multiple=BLOCK)
     for pixels, values in stated.get("smaller", {}).items():
-        small = ((F.interpolate(x, int(pixels), mode="bilinear", antialias=True), y)
-                 for x, y in data.batches(task.test, 256))
-        numbers[f"smaller.{pixels}.accuracy"] = (values["accuracy"], evaluate.accuracy(restricted, small), TOLERANCE)
+        n = int(pixels)
+        small = ((F.interpolate(x, n, mode="bilinear", antialias=True), y) for x, y in data.batches(task.test, 256))
+        numbers[f"smaller.{pixels}.accuracy"] = (values["accuracy"], evaluate.accuracy(folded, small), TOLERANCE)
+        dense = float(cost.flops(folded, images[:1, :, :n, :n]).dense)
+        numbers[f"smaller.{pixels}.dense"] = (values["dense"], dense, 1e-6 * dense)
     with evaluate.measuring():
         difference = (masked(images) - compacted(images)).abs().max() / masked(images).abs().max()
     numbers["difference"] = (stated["difference"], float(difference), 1e-5)
