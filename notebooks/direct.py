@@ -158,8 +158,9 @@ def alike(of: str, preset: str, notebook: str) -> list[records.Record]:
 def by_seed(of: str, notebook: str) -> dict[str, list[records.Record]]:
     """"seed 0" and so on -> the records of the problems that all of these seeds have: rows for `styled_searches`."""
     groups = seeded(of, notebook).values()
-    return {f"seed {seed}": [r for group in groups for r in group if r.seed == seed]
-            for seed in sorted({r.seed for group in groups for r in group})}
+    seeds = sorted({r.seed for group in groups for r in group})
+    whole = [group for group in groups if len(group) == len(seeds)]
+    return {f"seed {seed}": [r for group in whole for r in group if r.seed == seed] for seed in seeds}
 
 
 def between_seeds(groups: Mapping[str, Iterable[records.Record]]) -> tuple[float, float]:
@@ -180,11 +181,13 @@ def _kept_and_difference(record: records.Record) -> tuple[float, float]:
 
 
 def repeated(of: str, notebook: str, seeds: str = "seeds") -> dict[str, float]:
-    """What the text says of repeated searches: how many problems, of at least how many seeds; the spread, in points."""
+    """What the text says of repeated searches: how many problems, of at least how many seeds; the spread, in points;
+    and how many of all these fronts have no point at no loss against the original over all outputs, and so keep all."""
     groups = seeded(of, notebook, seeds)
     kept, difference = between_seeds(groups)
     return {"seeded": len(groups), "seeds": min(map(len, groups.values()), default=0),
-            "between-seeds-kept": 100 * kept, "between-seeds-points": 100 * difference}
+            "between-seeds-kept": 100 * kept, "between-seeds-points": 100 * difference,
+            "seeds-keeping-all": sum(r.results["no_loss"]["all"] is None for group in groups.values() for r in group)}
 
 
 def _problem(record: records.Record) -> tuple[str, ...]:
@@ -210,7 +213,7 @@ def styled_searches(searches: Mapping[str, Iterable[records.Record]]) -> Styler:
     point, of that: kept at no loss, accuracy at SHARE, and the best against the restricted original; in brackets the
     standard error over the problems."""
     groups = {name: {r.task: r for r in found} for name, found in searches.items()}
-    tasks = set.intersection(*(set(found) for found in groups.values()))
+    tasks = set.intersection(*map(set, groups.values())) if groups else set()
     rows = []
     for name, found in groups.items() if tasks else ():
         row: dict[str, Any] = {"search": name, "problems": len(tasks)}

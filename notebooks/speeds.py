@@ -19,8 +19,8 @@ def shipped() -> tuple[pd.DataFrame, pd.DataFrame]:
     Points: model (name, with its problem), kind ("scattered" or "channels"), alpha, kept, accuracy (compacted, on the
     whole test set; nothing is chosen), its points above the restricted original and the original over all outputs,
     masks (bytes), 1/masks (of the source's file), weights and multiply-adds (shares that compaction leaves),
-    difference. Timings: model, kind, alpha, engine, images, and how many times as fast as the original: `folded,
-    faster` (the original compacted), `masked, faster` and `compacted, faster`.
+    difference. Timings: model, kind, alpha, engine, images, noisy, `original, ms` (a call), and how many times as fast
+    as the original: `folded, faster` (the restricted original compacted), `masked, faster` and `compacted, faster`.
     """
     by_masks = {r.sha256["masks"]: r for r in report.everything("direct_*")}
     points, times = [], []
@@ -42,7 +42,8 @@ def shipped() -> tuple[pd.DataFrame, pd.DataFrame]:
             for images, t in by_batch.items():
                 if t:
                     median = {name: m["median"] for name, m in t["by_model"].items()}
-                    times.append(of | {"engine": engine, "images": int(images)} | {
+                    times.append(of | {"engine": engine, "images": int(images), "noisy": t["noisy"],
+                                       "original, ms": 1000 * median["original"]} | {
                         f"{name}, faster": median["original"] / median[name]
                         for name in ("folded", "masked", "compacted")})
     order = ["model", "kind", "alpha"]
