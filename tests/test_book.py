@@ -384,6 +384,15 @@ def test_every_kept_control_is_of_a_preset(notebook):
     assert {r.stem for r in report.of_any_preset(notebook)} >= {r.stem for r in records.read_all(RESULTS, notebook)}
 
 
+@pytest.mark.parametrize(("of", "notebook"), [("cifar100", "direct_multiclass"), ("cifar100-binary", "direct_binary")])
+def test_five_fronts_of_each_group_were_searched_with_three_seeds(of, notebook):
+    groups = direct.seeded(of, notebook)
+    assert [[r.seed for r in group] for group in groups.values()] == 5 * [[0, 1, 2]]
+    rows = direct.by_seed(of, notebook)
+    assert {seed: {r.seed for r in found} for seed, found in rows.items()} == {f"seed {n}": {n} for n in range(3)}
+    assert all(len(found) == 5 for found in rows.values())
+
+
 def test_repeated_searches_have_three_seeds_and_their_spread_is_within_a_problem():
     binary, superclasses = (direct.seeded(of, notebook, "annealed-seeds") for of, notebook in (
         ("annealed", "direct_binary"), ("annealed-cifar100", "direct_multiclass")))
