@@ -226,7 +226,8 @@ def styled_searches(searches: Mapping[str, Iterable[records.Record]]) -> Styler:
                                             - found[t].results["accuracy"]["original_restricted"])} for t in tasks])
         rows.append(row | {c: with_error(c, float(v.mean()), float(v.sem())) for c, v in values.items()})
     columns = ["search", "problems", *FRONT, "one point: kept", "one point: points"]
-    return report.neat(pd.DataFrame(rows, columns=columns).fillna("").style)
+    table = pd.DataFrame(rows, columns=[c for c in columns if any(c in row for row in rows)])
+    return report.neat(table.fillna("").style)
 
 
 def with_error(column: Any, mean: float, error: float) -> str:
