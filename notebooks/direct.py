@@ -180,10 +180,10 @@ def _kept_and_difference(record: records.Record) -> tuple[float, float]:
     return (no_loss or {"kept": 1.0})["kept"], at(record) - restricted
 
 
-def repeated(of: str, notebook: str, seeds: str = "seeds") -> dict[str, float]:
+def repeated(of: str, notebook: str) -> dict[str, float]:
     """What the text says of repeated searches: how many problems, of at least how many seeds; the spread, in points;
     and how many of all these fronts have no point at no loss against the original over all outputs, and so keep all."""
-    groups = seeded(of, notebook, seeds)
+    groups = seeded(of, notebook)
     kept, difference = between_seeds(groups)
     return {"seeded": len(groups), "seeds": min(map(len, groups.values()), default=0),
             "between-seeds-kept": 100 * kept, "between-seeds-points": 100 * difference,

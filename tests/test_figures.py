@@ -217,7 +217,7 @@ def test_wanted_has_a_bar_and_a_dot_for_each_number_of_problems(ax):
     assert list(ax.lines[0].get_ydata()) == [0.4, 0.4, 0.2]
 
 
-def test_accuracy_by_speed_has_a_line_a_model_and_a_cross_for_its_scattered_zeros(ax):
+def test_accuracy_by_speed_has_a_line_a_model_a_cross_for_its_scattered_zeros_and_a_dotted_line_for_its_rival(ax):
     kinds = ["channels", "scattered", "channels", "channels", "smaller images"]
     figures.accuracy_by_speed(ax, pd.DataFrame({"model": ["a", "a", "a", "b", "b"], "kind": kinds,
                                     "faster": [3.0, 1.0, 2.0, 1.5, 4.0], "points": [-2.0, 0.5, -1.0, 0.0, -9.0]}))

@@ -92,9 +92,9 @@ def rates(search: Search, epochs: float) -> tuple[float, float, float]:
     [0, search.epochs), are behind.
 
     `constant` (the paper's) leaves all as they are. `anneal` lowers the learning rates to 0 along half a cosine, and
-    alpha in a straight line, in each stage: first weights go, then those that stay settle. Under
-    either each of K stages takes the same factor of the cost; channels go between 10 and 70% of a stage, ever fewer (a
-    cubic: Zhu and Gupta, 2017).
+    alpha in a straight line, in each stage: first weights go, then those that stay settle. Under either each of K
+    stages takes the same factor of the channels' cost; they go between 10 and 70% of a stage, ever fewer (a cubic: Zhu
+    and Gupta, 2017).
     """
     stages = search.stages
     k, (alpha, first, after) = next(stage for stage in reversed([*enumerate(stages)]) if epochs >= stage[1][1])
