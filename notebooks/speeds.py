@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import direct
 import pandas as pd
 import report
+
+from seamlib import records
 
 
 def shipped() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -22,10 +24,8 @@ def shipped() -> tuple[pd.DataFrame, pd.DataFrame]:
     difference. Timings: model, kind, alpha, engine, images, noisy, `original, ms` (a call), and how many times as fast
     as the original: `folded, faster` (the restricted original compacted), `masked, faster` and `compacted, faster`.
     """
-    by_masks = {r.sha256["masks"]: r for r in report.everything("direct_*")}
     points, times = [], []
-    for record in report.of_preset("ship", "ship"):
-        search = by_masks[record.sha256["masks of the record"]]
+    for record, search in _ship_records():
         point = next(p for p in search.results["front"] if f"{p['alpha']:g}" == record.parameters["pick"])
         results, size, left = record.results, record.results["bytes"], record.results["compacted"]
         of = {"model": record.task, "kind": "channels" if search.parameters.get("structure") else "scattered",
@@ -57,10 +57,9 @@ def smaller_images() -> pd.DataFrame:
     model, pixels (a side), points (its accuracy above that on whole images), multiply-adds (share of the original's),
     engine, images, faster (times as fast as the original; the median over the model's records).
     """
-    by_masks = {r.sha256["masks"]: r for r in report.everything("direct_*")}
     rows = []
-    for record in report.of_preset("ship", "ship"):
-        results, whole = record.results, by_masks[record.sha256["masks of the record"]].results["accuracy"]
+    for record, search in _ship_records():
+        results, whole = record.results, search.results["accuracy"]
         for pixels, rival in results.get("smaller", {}).items():
             rows += [{"model": record.task, "pixels": int(pixels),
                       "points": 100 * (rival["accuracy"] - whole["original_restricted"]),
@@ -70,6 +69,13 @@ def smaller_images() -> pd.DataFrame:
                      for engine, by_batch in results["latency"].items() for images, t in by_batch.items() if t]
     columns = ["model", "pixels", "points", "multiply-adds", "engine", "images", "faster"]
     return pd.DataFrame(rows, columns=columns).groupby(columns[:-1], sort=False, as_index=False).median()
+
+
+def _ship_records() -> Iterator[tuple[records.Record, records.Record]]:
+    """Each record of preset ship, and that of the search whose masks it has shipped."""
+    by_masks = {r.sha256["masks"]: r for r in report.everything("direct_*")}
+    for record in report.of_preset("ship", "ship"):
+        yield record, by_masks[record.sha256["masks of the record"]]
 
 
 def targets(results: Mapping[str, Any], kind: str) -> list[tuple[str, str, str]]:

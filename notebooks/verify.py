@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.nn import functional as F
-
 from seamlib import evaluate, masks, models, records, together
 from seamlib.problems import data, tasks
 from seamlib.restore import answering, restore, restore_student, source_model
@@ -192,8 +190,8 @@ def _ship(record: records.Record, path: Path, root: Path) -> Numbers:
     folded, _ = compact(task.original_restricted(model), images[:2], multiple=BLOCK)
     for pixels, values in stated.get("smaller", {}).items():
         n = int(pixels)
-        small = ((F.interpolate(x, n, mode="bilinear", antialias=True), y) for x, y in data.batches(task.test, 256))
-        numbers[f"smaller.{pixels}.accuracy"] = (values["accuracy"], evaluate.accuracy(folded, small), TOLERANCE)
+        accuracy = evaluate.accuracy(folded, data.batches(task.test, 256, size=n))
+        numbers[f"smaller.{pixels}.accuracy"] = (values["accuracy"], accuracy, TOLERANCE)
         dense = float(cost.flops(folded, images[:1, :, :n, :n]).dense)
         numbers[f"smaller.{pixels}.dense"] = (values["dense"], dense, 1e-6 * dense)
     with evaluate.measuring():

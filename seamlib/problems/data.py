@@ -235,7 +235,8 @@ def batches(split: Samples, batch_size: int, device: torch.device | str = "cpu",
 
     `balanced`: a pass visits as many of each label as there are of the rarest, and draws anew which of the others.
     `repeats`: how often a pass visits each sample, in a crop of its own every time; few images then make a long pass.
-    Images on disk come at the size that their split says; those in memory at `size` pixels a side, 0: as they are.
+    `size`: pixels a side; 0: as they are in memory, or as their split says that they come from disk, and ValueError for
+    another size of these.
     Those that come in order, to be measured, are AT_ONCE pixels a batch at most, but 16 images.
     """
     parameters.check_least(1, repeats=repeats)
@@ -243,6 +244,9 @@ def batches(split: Samples, batch_size: int, device: torch.device | str = "cpu",
     if seed is None:
         batch_size = min(batch_size, max(16, AT_ONCE // side**2))
     if isinstance(split, Files):
+        if size not in (0, split.size):
+            raise ValueError(f"size is {size}: these images come from disk at {split.size} pixels a side; load the "
+                             f"data set with size={size}")
         return stream.Streamed(split, batch_size, device, seed=seed, flip=flip, balanced=balanced, repeats=repeats)
     return Batches(split, batch_size, device, seed=seed, flip=flip, size=size, balanced=balanced, repeats=repeats)
 

@@ -122,6 +122,15 @@ def test_test_images_are_the_centre_of_the_resized_file(root):
     assert torch.equal((255 * x[1]).round().byte().permute(1, 2, 0), torch.from_numpy(expected.copy()))
 
 
+def test_files_come_at_the_size_of_their_split_and_another_is_refused(root):
+    split = data.load("imagenet", root).test
+    (x, _), *_ = data.batches(split, 2, size=split.size)
+    assert x.shape[-1] == split.size
+    with pytest.raises(ValueError, match=rf"size is 96: these images come from disk at {split.size} pixels a side; "
+                                         "load the data set with size=96"):
+        data.batches(split, 2, size=96)
+
+
 def test_the_digest_changes_with_a_files_size_and_name(root):
     before = data.load("imagenet", root).digest
     assert data.load("imagenet", root).digest == before
