@@ -129,18 +129,24 @@ def cells(preset: str, given: dict[str, Any]) -> list[list[Cell]]:
 
 
 def _values(value: Any) -> list[Any]:
-    """The values of one axis: `value`, or all that are listed in it, with records for each "records:PATTERN"."""
+    """The values of one axis: `value`, or all that are listed in it, with the records that `_records` finds."""
     return [v for listed in (value if isinstance(value, list) else [value]) for v in _records(listed)]
 
 
 def _records(value: Any) -> list[Any]:
-    """For "records:PATTERN" the stems of the records that match, kept and in runs/; else the value itself."""
-    if not isinstance(value, str) or not value.startswith("records:"):
+    """The stems of records: for "records:PATTERN" of all that match, for "preset:NAME/NOTEBOOK" of those that the cells
+    of this preset have made; else the value itself."""
+    kind, _, what = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if kind not in ("records", "preset"):
         return [value]
-    pattern = value.removeprefix("records:")
+    pattern, keys = what, None
+    if kind == "preset":
+        name, _, notebook = what.partition("/")
+        pattern = f"{notebook}/*"
+        keys = {records.key(parameters) for stage in cells(name, {}) for book, parameters in stage if book == notebook}
     found = sorted({p.relative_to(folder).with_suffix("").as_posix() for folder in (KEPT, ROOT / "runs")
-                    for p in folder.glob(f"{pattern}.json")})
+                    for p in folder.glob(f"{pattern}.json") if keys is None or p.stem.rpartition("-")[2] in keys})
     if not found:
-        raise ValueError(f"no record matches {pattern!r} in book/results or runs: run its notebook first, or give "
+        raise ValueError(f"no record matches {what!r} in book/results or runs: run its notebook first, or give "
                          "another (<experiment>/<name>, without its suffix)")
     return found

@@ -34,17 +34,13 @@ FRONT = ["all: kept", "all: points", "restricted: kept", "restricted: points", f
 def rows(name: str, notebook: str, names: dict[str, str] | None = None) -> pd.DataFrame:
     """A row a record of preset `name`, in order of the problem's number; `names` maps a task to what the table says.
 
-    Columns are those of COLUMNS, `record` (its stem) and, where there is a record of it, `norms only`, `from scratch`
-    (notebook retrain) and `random masks`, `magnitude masks`, `random anew` and `magnitude anew` (notebook
-    inference_cost of this very record); of these two notebooks, those of the cells that a preset has.
+    Columns are those of COLUMNS, `record` (its stem) and, where there is one, `norms only` and `from scratch`: that of
+    a record of notebook retrain that a preset has.
     """
     found = sorted(report.of_preset(name, notebook), key=report.number)
     scratch = from_scratch()
-    floors = {r.sha256["masks of the record"]: r.results["accuracy"] for r in report.of_any_preset("inference_cost")}
     table = records.table(found, COLUMNS)
     table["from scratch"] = [scratch.get(_problem(r), float("nan")) for r in found]
-    for control in ("random masks", "magnitude masks", "random anew", "magnitude anew"):
-        table[control] = [floors.get(r.sha256["masks"], {}).get(control.replace(" ", "_"), float("nan")) for r in found]
     table["norms only"] = [r.results["accuracy"].get("norms_only", float("nan")) for r in found]
     table["class"] = [(names or {}).get(task, task) for task in table["class"]]
     table["record"] = [r.stem for r in found]

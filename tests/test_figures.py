@@ -52,16 +52,16 @@ def test_fronts_has_a_line_a_problem_and_their_mean_where_all_have_one(ax):
     figures.fronts(ax, points.iloc[:0])  # there may be none yet
 
 
-def test_claims_has_a_line_a_group_of_fronts_a_marker_a_group_of_single_points_and_the_papers(ax):
-    points = pd.DataFrame({"of": ["fronts"] * 4 + ["single"] * 2, "problem": [*"aabb", *"ab"],
+def test_claims_has_a_line_a_group_of_fronts_and_the_papers_point(ax):
+    points = pd.DataFrame({"of": ["two"] * 4 + ["one"] * 2, "problem": [*"aabb", *"aa"],
                            "kept": [1, 0.01, 1, 0.01, 0.1, 0.3], "difference": [4.0, 0, 6, 2, -1, 0]})
     figures.claims(ax, points, paper=(0.1, 5.0))
-    fronts, single, _, paper = ax.lines
+    fronts, one, _, paper = ax.lines
     assert (fronts.get_ydata()[0], fronts.get_ydata()[-1]) == (pytest.approx(1), pytest.approx(5))
-    assert single.get_xydata().tolist() == [[pytest.approx(0.2), -0.5]]
+    assert one.get_xydata()[[0, -1]].ravel() == pytest.approx([0.1, -1, 0.3, 0])
     assert paper.get_xydata().tolist() == [[0.1, 5.0]]
     labels = [t.get_text() for t in ax.get_legend().get_texts()]
-    assert labels == ["fronts (2)", "single (2)", "SeaM, mean of all its models"]
+    assert labels == ["two (2)", "one (1)", "SeaM, mean of all its models"]
 
 
 def test_by_engine_has_two_bars_a_model_in_the_panel_of_each_engine():

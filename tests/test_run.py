@@ -327,10 +327,19 @@ def test_a_planted_defect_is_followed_into_a_student_and_into_masks(runs, capfd)
 
 
 def test_a_grid_over_records_has_a_cell_for_each():
-    (stage,) = run.cells("cost", {})
+    (stage,) = run.cells("transfer-defects", {})
     found = {p.relative_to(folder) for folder in (ROOT / "book/results", ROOT / "runs")
-             for p in folder.glob("direct_*/*.json")}
-    assert len(stage) == len(found) >= 44
+             for p in folder.glob("indirect_reuse/resnet20-cifar10-[!p]*.json")}
+    assert len(stage) == 2 * len(found) >= 20  # two attacks
+
+
+def test_a_grid_over_the_records_of_presets_has_a_cell_for_each_of_them_and_for_no_other():
+    stages = run.cells("cost", {})
+    for stage, (preset, notebook) in zip(stages, [("cifar10", "direct_binary"), ("cifar100-binary", "direct_binary"), (
+            "cifar100", "direct_multiclass")], strict=True):
+        keys = {records.key(p) for cells in run.cells(preset, {}) for book, p in cells if book == notebook}
+        assert {p["record"].rpartition("-")[2] for _, p in stage} <= keys
+        assert {p["record"].partition("/")[0] for _, p in stage} == {notebook}
 
 
 def test_a_path_with_a_restricted_head_gives_a_front_and_verifies_it(runs, capfd):

@@ -78,14 +78,11 @@ def fronts(ax: Axes, points: pd.DataFrame, paper: tuple[float, float] | None = N
 def claims(ax: Axes, points: pd.DataFrame, paper: tuple[float, float]) -> Axes:
     """Points of accuracy above the original over all outputs: the mean front of each group of problems.
 
-    A row a point of a front, as in `fronts`, and `of`, its group. A group of single points is a marker at their means.
-    The star is `paper`, (kept in [0, 1], points).
+    A row a point of a front, as in `fronts`, and `of`, its group. The star is `paper`, (kept in [0, 1], points).
     """
-    styles = zip(sns.color_palette("colorblind"), ("-", "--", "-.", ":"), "os^D", strict=False)
-    for (of, mine), (colour, dashes, marker) in zip(points.groupby("of", sort=False), styles, strict=False):
-        n, single = mine["problem"].nunique(), not mine["problem"].duplicated().any()
-        x, y = ([mine["kept"].mean()], [mine["difference"].mean()]) if single else _mean(mine)
-        ax.plot(x, y, marker if single else dashes, color=colour, linewidth=2.5, markersize=9, label=f"{of} ({n})")
+    styles = zip(sns.color_palette("colorblind"), ("-", "--", "-.", ":"), strict=False)
+    for (of, mine), (colour, dashes) in zip(points.groupby("of", sort=False), styles, strict=False):
+        ax.plot(*_mean(mine), dashes, color=colour, linewidth=2.5, label=f"{of} ({mine['problem'].nunique()})")
     ax.axhline(0, color=ORIGINAL, linewidth=1)
     _claimed(ax, paper, "original, all outputs", columns=1)
     return ax

@@ -244,6 +244,10 @@ def test_values_of_a_preset_are_what_a_person_means_or_refused(cell, words, tmp_
     ("mine: [{notebook: direct_binary, parameters: [1, 2]}]", "must be a mapping of notebook and parameters"),
     ("mine: [{notebook: ship, parameters: {record: [a, 'records:nope*']}}]", "no record matches 'nope*'"),
     ("mine: [{notebook: ship, parameters: {record: 'records:direct_*/nope*'}}]", "no record matches 'direct_*/nope*'"),
+    ("mine: [{notebook: ship, parameters: {record: 'preset:nope/direct_binary'}}]", "unknown preset 'nope'"),
+    ("mine: [{notebook: ship, parameters: {record: 'preset:its/retrain'}}]\n"
+     "its: [{notebook: retrain, parameters: {seed: 7}}]",
+     "no record matches 'its/retrain'"),
 ])
 def test_a_preset_that_says_nothing_or_something_else_is_refused(text, words, tmp_path, monkeypatch, capsys):
     import cells
