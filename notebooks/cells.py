@@ -142,10 +142,12 @@ def _records(value: Any) -> list[Any]:
     pattern, keys = what, None
     if kind == "preset":
         name, _, notebook = what.partition("/")
-        pattern = f"{notebook}/*"
-        keys = {records.key(parameters) for stage in cells(name, {}) for book, parameters in stage if book == notebook}
+        pattern = "*/*"
+        keys = {(book, records.key(parameters)) for stage in cells(name, {}) for book, parameters in stage
+                if book == notebook}
     found = sorted({p.relative_to(folder).with_suffix("").as_posix() for folder in (KEPT, ROOT / "runs")
-                    for p in folder.glob(f"{pattern}.json") if keys is None or p.stem.rpartition("-")[2] in keys})
+                    for p in folder.glob(f"{pattern}.json")
+                    if keys is None or (p.parent.name, p.stem.rpartition("-")[2]) in keys})
     if not found:
         raise ValueError(f"no record matches {what!r} in book/results or runs: run its notebook first, or give "
                          "another (<experiment>/<name>, without its suffix)")

@@ -105,19 +105,18 @@ def test_all_problems_are_there_with_one_alpha_and_each_control(preset, n):
     assert ours | scratch <= found.keys()
 
 
-COSTS = report.of_preset("cost", "inference_cost")
-
-
 @pytest.mark.parametrize(("preset", "notebook", "n"), [
     ("cifar10", "direct_binary", 10), ("cifar100", "direct_multiclass", 20), ("cifar100-binary", "direct_binary", 10)])
 def test_masks_without_a_search_fall_short_of_every_front_at_a_tenth(preset, notebook, n):
-    floors = {r.sha256["masks of the record"]: r.results["accuracy"] for r in COSTS}
+    floors = {r.sha256["masks of the record"]: r.results["accuracy"]
+              for r in report.of_preset("cost", "inference_cost")}
     found = report.of_preset(preset, notebook)
     assert len(found) == n
     for record in found:
         floor, chance = floors[record.sha256["masks"]], 0.2 if preset == "cifar100" else 0.5
-        for of in ("random", "magnitude"):
-            assert all(chance - 0.03 < floor[f"{of}_{norms}"] < floor["delivered"] for norms in ("masks", "anew"))
+        for norms in ("masks", "anew"):
+            assert chance - 0.03 < floor[f"random_{norms}"] < floor["delivered"] - 0.1
+            assert chance - 0.03 < floor[f"magnitude_{norms}"] < floor["delivered"] - 0.02
 
 
 FRONTS = [("cifar100", "direct_multiclass", 20), ("cifar100-binary", "direct_binary", 10),

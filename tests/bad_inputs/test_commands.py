@@ -248,6 +248,9 @@ def test_values_of_a_preset_are_what_a_person_means_or_refused(cell, words, tmp_
     ("mine: [{notebook: ship, parameters: {record: 'preset:its/retrain'}}]\n"
      "its: [{notebook: retrain, parameters: {seed: 7}}]",
      "no record matches 'its/retrain'"),
+    ("mine: [{notebook: ship, parameters: {record: 'preset:its'}}]\n"
+     "its: [{notebook: retrain, parameters: {seed: 7}}]",
+     "no record matches 'its'"),
 ])
 def test_a_preset_that_says_nothing_or_something_else_is_refused(text, words, tmp_path, monkeypatch, capsys):
     import cells
