@@ -106,17 +106,19 @@ def test_all_problems_are_there_with_one_alpha_and_each_control(preset, n):
 
 
 @pytest.mark.parametrize(("preset", "notebook", "n"), [
-    ("cifar10", "direct_binary", 10), ("cifar100", "direct_multiclass", 20), ("cifar100-binary", "direct_binary", 10)])
+    ("cifar10", "direct_binary", 10), ("cifar100", "direct_multiclass", 20), ("cifar100-binary", "direct_binary", 10),
+    ("vgg16", "direct_binary", 3), ("imagenette", "direct_multiclass", 1)])
 def test_masks_without_a_search_fall_short_of_every_front_at_a_tenth(preset, notebook, n):
     floors = {r.sha256["masks of the record"]: r.results["accuracy"]
               for r in report.of_preset("cost", "inference_cost")}
     found = report.of_preset(preset, notebook)
     assert len(found) == n
     for record in found:
-        floor, chance = floors[record.sha256["masks"]], 0.2 if preset == "cifar100" else 0.5
+        floor, chance = floors[record.sha256["masks"]], {"cifar100": 0.2, "imagenette": 0.1}.get(preset, 0.5)
+        margin = 0.01 if preset == "vgg16" else 0.02  # its largest weights come near
         for norms in ("masks", "anew"):
             assert chance - 0.03 < floor[f"random_{norms}"] < floor["delivered"] - 0.1
-            assert chance - 0.03 < floor[f"magnitude_{norms}"] < floor["delivered"] - 0.02
+            assert chance - 0.03 < floor[f"magnitude_{norms}"] < floor["delivered"] - margin
 
 
 FRONTS = [("cifar100", "direct_multiclass", 20), ("cifar100-binary", "direct_binary", 10),

@@ -335,8 +335,9 @@ def test_a_grid_over_records_has_a_cell_for_each():
 
 def test_a_grid_over_the_records_of_presets_has_a_cell_for_each_of_them_and_for_no_other():
     stages = run.cells("cost", {})
-    for stage, (preset, notebook) in zip(stages, [("cifar10", "direct_binary"), ("cifar100-binary", "direct_binary"), (
-            "cifar100", "direct_multiclass")], strict=True):
+    for stage, (preset, notebook) in zip(stages, [
+            ("cifar10", "direct_binary"), ("cifar100-binary", "direct_binary"), ("cifar100", "direct_multiclass"),
+            ("vgg16", "direct_binary"), ("imagenette", "direct_multiclass")], strict=True):
         keys = {records.key(p) for cells in run.cells(preset, {}) for book, p in cells if book == notebook}
         assert sorted(p["record"].rpartition("-")[2] for _, p in stage) == sorted(keys)  # all of them are kept
         assert {p["record"].partition("/")[0] for _, p in stage} == {notebook}
