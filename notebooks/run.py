@@ -167,7 +167,7 @@ def files_of(record: records.Record, path: Path) -> dict[str, Path]:
 
     Raises FileNotFoundError where it is not there, ValueError for weights that another run has made since.
     """
-    if "masks" in record.sha256 or record.experiment in ("indirect_reuse", "planted_defect"):
+    if "masks" in record.sha256 or record.experiment in ("indirect_reuse", "planted_defect", "largest_weights"):
         return {f"{Path(record.stem).name}.safetensors": records.tensors_of(record, path)}
     if record.experiment != "train_source":
         return {}
@@ -336,7 +336,8 @@ def keep(path: Path) -> int:
         if file.suffix != ".png" or file.is_file():
             with runtime.atomic(target.parent / name) as part:
                 shutil.copyfile(file, part)
-    print(f"kept {target.relative_to(ROOT)}")
+    changed = ", made with files that differ from its commit's: commit them and run its cell again" * record.dirty
+    print(f"kept {target.relative_to(ROOT)}{changed}")
     return 0
 
 

@@ -16,7 +16,7 @@ from seamlib.restore import answering, restore, restore_student, source_model
 from seamlib.reuse import defects
 from seamlib.reuse.backdoor import Survived, survived
 from seamlib.search import Reengineered, best, no_loss
-from seamlib.search.found import Originals
+from seamlib.search.found import Originals, Pick
 from seamlib.ship import cost
 from seamlib.structure.compaction import BLOCK, compact
 
@@ -91,6 +91,23 @@ def _chosen(stated: Mapping[str, Any], originals: Originals, crossfit: bool = Tr
         again = best(stated["front"], originals)
         numbers |= {f"best.{k}": (v, again[k], TOLERANCE) for k, v in stated["best"].items()}
     return numbers
+
+
+def _largest(record: records.Record, path: Path, root: Path) -> Numbers:
+    """What the largest weights and the searched ones say: the masks follow from those of the search."""
+    of, mask_file = _found(path, root, "direct_*", "masks", record.sha256["masks of the record"])
+    _, model, task, found = restore(of, mask_file, root)
+    pick, test = record.parameters["pick"], data.batches(task.test, 256)
+    kept = found.picks[pick].masks
+    left = masks.load_masks(records.tensors_of(record, path), model)
+    if left.digest != record.sha256["norms"]:
+        raise ValueError(f"the norms and head beside {record.stem} are not those of the record")
+    trained = dataclasses.replace(found, picks={"last": Pick(
+        -1, masks.largest(model, kept), left.heads["last"], left.norms["last"])})
+    again = {"searched": found.module(pick), "largest": trained.module("last")}
+    return {"kept": (record.results["kept"], masks.kept_fraction(kept), 0.0), **{
+        f"accuracy.{name}": (record.results["accuracy"][name], evaluate.accuracy(m, test), TOLERANCE)
+        for name, m in again.items()}}
 
 
 def _together(record: records.Record, path: Path, root: Path) -> Numbers:
@@ -241,6 +258,7 @@ KINDS: dict[str, Callable[[records.Record, Path, Path], Numbers] | str] = {  # w
     "planted_survival": _survival,
     "inference_cost": _cost,
     "ship": _ship,
+    "largest_weights": _largest,
     "put_together": _together,
     "retrain": "the model that it trained is not kept: run its cell again",
     "threshold_study": "the students that it made are not kept: run its cell again",
