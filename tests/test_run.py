@@ -60,7 +60,8 @@ def test_a_default_is_what_python_reads(tmp_path, monkeypatch):
 def test_unknown_notebook_and_preset_list_the_known(capsys):
     assert run.main(["cell", "nope"]) == 1
     notebooks = ("defect_inheritance, direct_binary, direct_multiclass, indirect_reuse, inference_cost, "
-                 "planted_defect, planted_survival, put_together, retrain, ship, threshold_study, train_source")
+                 "largest_weights, planted_defect, planted_survival, put_together, retrain, ship, threshold_study, "
+                 "train_source")
     assert f"unknown notebook 'nope': allowed are {notebooks}" in capsys.readouterr().err
     assert run.main(["grid", "nope"]) == 1
     presets = ("quick, cifar10, cifar10-long, cifar100, cifar100-short, cifar100-binary, cifar100-binary-short, "
@@ -84,7 +85,8 @@ def test_a_stage_may_be_of_several_notebooks():
     assert {n for n, _ in train} == {"train_source"}
     assert {n for n, _ in searches} == {
         "direct_binary", "direct_multiclass", "indirect_reuse", "retrain", "planted_defect"}
-    assert {n for n, _ in attacks} == {"threshold_study", "defect_inheritance", "indirect_reuse"}
+    assert {n for n, _ in attacks} == {
+        "threshold_study", "defect_inheritance", "indirect_reuse", "largest_weights"}
     assert {n for n, _ in planted} == {"planted_survival"}
     assert [len(stage) for stage in timed] == [1, 1]  # what measures time runs alone
 
@@ -358,6 +360,28 @@ def test_a_path_with_a_restricted_head_gives_a_front_and_verifies_it(runs, capfd
     path.write_text(json.dumps(content))
     assert run.main(["verify", str(path)]) == 1
     assert "front.20.kept" in capfd.readouterr().out
+
+
+def test_the_largest_weights_are_trained_as_long_as_the_search_had_been_and_verified(runs, capfd):
+    searched = {"runs": RUNS, "path": "1,5", "epochs": "4", "shots": "40"}
+    assert run.main(["cell", "direct_multiclass", *(t for k, v in searched.items() for t in ("-p", f"{k}={v}"))]) == 0
+    assert run.main(["cell", "largest_weights", "-p", f"runs={RUNS}", "-p", "pick=1"]) == 0
+    (path,), (of,) = runs.glob("largest_weights/*.json"), runs.glob("direct_multiclass/*.json")
+    results, (point, _) = records.read(path).results, records.read(of).results["front"]
+    assert results["epochs"] == len(results["history"]) == 2  # of the search's four, when it was at alpha 1
+    assert (results["kept"], results["accuracy"]["searched"]) == (point["kept"], pytest.approx(point["accuracy"]))
+    assert results["accuracy"]["largest"] == results["history"][-1]["accuracy"]
+    assert point["kept"] <= results["shared"] <= 1
+    assert run.main(["verify", str(path)]) == 0
+
+    content = json.loads(path.read_text())
+    content["results"]["accuracy"]["largest"] += 0.01
+    path.write_text(json.dumps(content))
+    capfd.readouterr()
+    assert run.main(["verify", str(path)]) == 1
+    assert "accuracy.largest" in capfd.readouterr().out
+    path.with_suffix(".safetensors").unlink()
+    assert run.finished("largest_weights", run.checked("largest_weights", {"runs": RUNS, "pick": "1"})) is None
 
 
 def test_binary_models_are_put_together_and_verified(runs, capfd):

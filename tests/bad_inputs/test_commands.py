@@ -128,6 +128,7 @@ CELLS = [  # notebook, parameters, words
     ("planted_defect", "share=0.5", "share is 0.5: it must be above 0 and below 0.5"),
     ("planted_defect", "target_class=5", "target_class is 5: digits0to4 has classes 0 to 4"),
     ("planted_defect", "dataset=imagenet", "unknown dataset 'imagenet': allowed are digits0to4, digits5to9"),
+    ("largest_weights", "epochs=-1", "epochs is -1: it must be 0 or more"),
     ("planted_survival", "changed=0", "changed is 0.0: it must be above 0 and at most 1"),
     ("inference_cost", "batch_sizes=0", "batch_sizes is 0: it must be 1 or more"),
     ("inference_cost", "batch_sizes=16,,1", "a value of batch_sizes ('16,,1') is ''"),
