@@ -220,6 +220,21 @@ def test_what_is_said_of_models_put_together_follows_from_their_masks(path):
     assert results["n"] == 1000 * len(classes)
 
 
+def test_the_largest_weights_are_compared_with_the_point_of_a_search_that_had_as_many_epochs():
+    found = report.of_preset("largest", "largest_weights")
+    assert found
+    fronts = {r.sha256["masks"]: r for r in map(records.read, DIRECT)}
+    for record in found:
+        results, of = record.results, fronts[record.sha256["masks of the record"]]
+        (point,) = [p for p in of.results["front"] if f"{p['alpha']:g}" == record.parameters["pick"]]
+        assert results["kept"] == pytest.approx(point["kept"])
+        assert results["epochs"] == len(results["history"]) == point["epoch"] + 1
+        assert results["accuracy"]["searched"] == pytest.approx(point["accuracy"], abs=0.0005)
+        assert results["accuracy"]["largest"] == pytest.approx(results["history"][-1]["accuracy"], abs=0.0005)
+        for name in ("original_all", "original_restricted"):
+            assert results["accuracy"][name] == of.results["accuracy"][name]
+
+
 def test_the_groups_that_are_put_together_are_drawn_and_searched_at_once_as_their_classes_were():
     rng, (apart, once) = np.random.default_rng(0), run.cells("together", {})
     drawn = [sorted(rng.choice(10, n, replace=False).tolist()) for n in (2, 3, 5) for _ in range(3)]
@@ -396,7 +411,8 @@ def test_every_kept_control_is_of_a_preset(notebook):
     assert {r.stem for r in report.of_any_preset(notebook)} >= {r.stem for r in records.read_all(RESULTS, notebook)}
 
 
-@pytest.mark.parametrize(("of", "notebook"), [("cifar100", "direct_multiclass"), ("cifar100-binary", "direct_binary")])
+@pytest.mark.parametrize(("of", "notebook"), [
+    ("cifar100", "direct_multiclass"), ("cifar100-binary", "direct_binary"), ("cifar10", "direct_binary")])
 def test_five_fronts_of_each_group_were_searched_with_three_seeds(of, notebook):
     groups = direct.seeded(of, notebook)
     assert [[r.seed for r in group] for group in groups.values()] == 5 * [[0, 1, 2]]
