@@ -279,6 +279,8 @@ def test_the_readme_states_what_taking_channels_out_buys():
         ("VGG16, one class of CIFAR-10 (it takes no smaller images)", "vgg16", found),
         ("EfficientNet-Lite0, ten classes of ImageNet, 128 pixels", "timm/tf_efficientnet_lite0-imagenet-c", found),
         ("without a search, on 96 and on 64 pixels", "timm/tf_efficientnet_lite0-imagenet-c", rivals),
+        ("EfficientNet-Lite0, one class of these", "timm/tf_efficientnet_lite0-imagenet-b", found),
+        ("without a search, on 96 and on 64 pixels", "timm/tf_efficientnet_lite0-imagenet-b", rivals),
         ("ResNet20, one class of CIFAR-10 (means of two)", "resnet20-cifar10-", found),
         ("without a search, on 24 and on 16 pixels", "resnet20-cifar10-", rivals),
         ("ResNet20, a superclass of CIFAR-100", "resnet20-cifar100-", found),
