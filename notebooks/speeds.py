@@ -71,6 +71,31 @@ def smaller_images() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).groupby(columns[:-1], sort=False, as_index=False).median()
 
 
+def again() -> pd.DataFrame:
+    """The models of preset ship-again as each run has timed them on DeepSparse, 16 images a call: a row a run.
+
+    model, run (where it is from), ms of a call: `original, onnxruntime` (how fast the machine was at that hour),
+    `original` and `zeros` (the masked model) on DeepSparse; `time` (zeros over original).
+    """
+    def which(record: records.Record) -> tuple[str, str]:
+        return record.sha256["masks of the record"], record.parameters["pick"]
+
+    twice = report.of_preset("ship-again", "ship")
+    rows = []
+    for run, preset, notebook, masked in (("Cost and time", "cost", "inference_cost", "reengineered"),
+                                          ("Ship it", "ship", "ship", "masked"),
+                                          ("Ship it, once more", "ship-again", "ship", "masked")):
+        for record in report.of_preset(preset, notebook):
+            if which(record) in map(which, twice):
+                old, sparse = (record.results["latency"][e]["16"]["by_model"] for e in ("onnxruntime", "deepsparse"))
+                rows.append({"model": record.task, "run": run,
+                             "original, onnxruntime": 1000 * old["original"]["median"],
+                             "original": 1000 * sparse["original"]["median"],
+                             "zeros": 1000 * sparse[masked]["median"]})
+    return pd.DataFrame(rows).assign(time=lambda t: t["zeros"] / t["original"]).sort_values(
+        "model", kind="stable", ignore_index=True)
+
+
 def _ship_records() -> Iterator[tuple[records.Record, records.Record]]:
     """Each record of preset ship, and that of the search whose masks it has shipped."""
     by_masks = {r.sha256["masks"]: r for r in report.everything("direct_*")}
