@@ -48,11 +48,14 @@ def in_order(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def method_of(parameters: Mapping[str, Any]) -> str:
-    """What the table calls it: settings that `transfer` varies within a method are a part of the name."""
+    """What the table calls it: settings that a preset varies within a method are a part of the name.
+
+    Standard fine-tuning has its epochs in its name where it takes more than seam's search may: the control of as long.
+    """
     method = parameters["method"]
     if method == "standard" and parameters["lr_s3_hidden_layer"] == 0:
         return "frozen body"
-    if method == "standard" and parameters["epochs_s3"] > 15:
+    if method == "standard" and parameters["epochs_s3"] > parameters["epochs_s2"]:
         return f"standard, {parameters['epochs_s3']} epochs"
     return f"remos {parameters['prune_threshold']:.0%}" if method == "remos" else method
 
