@@ -40,6 +40,7 @@ from seamlib.records import runtime
 from seamlib.restore import loaded, source, source_model
 
 REPORT = "runs/report"  # what `make report` computes for the book, each time anew
+LARGEST = 3_000_000  # bytes of a student that is kept: a larger one can be made again
 STARTS = 3  # of a kernel, before it is given up
 
 
@@ -324,7 +325,10 @@ def read(path: Path) -> records.Record:
 
 
 def keep(path: Path) -> int:
-    """Copy a record, and the masks, weights or picture that go with it, to book/results under its own name. 0."""
+    """Copy a record, and the masks, weights or picture that go with it, to book/results under its own name. 0.
+
+    Not a student of more than LARGEST bytes: without it the record is kept and cannot be recomputed, which is said.
+    """
     record = read(path)
     target = KEPT / f"{record.stem}.json"
     if target.is_file() and (there := records.read(target).precision) != record.precision:
@@ -333,9 +337,14 @@ def keep(path: Path) -> int:
     files = {**files_of(record, path), target.with_suffix(".png").name: path.with_suffix(".png"), target.name: path}
     target.parent.mkdir(parents=True, exist_ok=True)
     for name, file in files.items():
-        if file.suffix != ".png" or file.is_file():
-            with runtime.atomic(target.parent / name) as part:
-                shutil.copyfile(file, part)
+        if not file.is_file():
+            continue  # a picture that this notebook does not make
+        if record.experiment == "indirect_reuse" and (size := file.stat().st_size) > LARGEST:
+            print(f"left out {name}: {size / 1e6:.1f} MB of a student, more than the {LARGEST / 1e6:g} MB that are "
+                  "kept; verify needs it beside the record")
+            continue
+        with runtime.atomic(target.parent / name) as part:
+            shutil.copyfile(file, part)
     changed = ", made with files that differ from its commit's: commit them and run its cell again" * record.dirty
     print(f"kept {target.relative_to(ROOT)}{changed}")
     return 0

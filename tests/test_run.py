@@ -148,6 +148,20 @@ def test_what_was_kept_in_one_precision_is_not_replaced_by_another(monkeypatch, 
     assert "was made in fp32, what is kept under its name in bf16: remove kept/retrain/m-t-cpu-" in said
 
 
+@pytest.mark.parametrize("size", [10, 2_000])
+def test_a_record_is_kept_without_a_student_that_is_too_large(size, monkeypatch, tmp_path, capsys):
+    for name, value in (("KEPT", tmp_path / "kept"), ("ROOT", tmp_path), ("LARGEST", 1_000)):
+        monkeypatch.setattr(run, name, value)
+    parameters = {"model": "m", "precision": "fp32"}
+    made = records.Record("indirect_reuse", "t", parameters, {}, 0, "c", False, {"kind": "cpu"}, 1.0, {"student": "s"})
+    path = records.write(made, tmp_path)
+    path.with_suffix(".safetensors").write_bytes(b"0" * size)
+    assert run.main(["keep", str(path)]) == 0
+    assert (tmp_path / "kept" / f"{made.stem}.json").is_file()
+    assert (tmp_path / "kept" / f"{made.stem}.safetensors").is_file() == (size < 1_000)
+    assert ("left out m-t" in capsys.readouterr().out.replace(f"{made.stem.split('/')[1]}", "m-t")) == (size > 1_000)
+
+
 def test_a_cell_runs_once_and_can_be_verified(runs, capfd):
     cell = ["cell", "direct_binary", *(t for k, v in {**TINY, "runs": RUNS}.items() for t in ("-p", f"{k}={v}"))]
     assert run.main(cell) == 0
