@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -45,6 +46,44 @@ def in_order(table: pd.DataFrame) -> pd.DataFrame:
     order = sorted(methods, key=lambda m: (not m.startswith("standard, "), m != "seam"))
     table = table.sort_values(by=["method", "seed"], key=lambda c: c.map(order.index) if c.name == "method" else c)
     return table.astype({c: float for c in table.columns[2:]}).reset_index(drop=True)
+
+
+def told(table: pd.DataFrame) -> dict[str, float | str]:
+    """What the text says of a table of `transfer`: numbers in [0, 1], but differences and spreads in points.
+
+    "{method}-{column}": the mean over the students. Of each attack: "less-{attack}", how much fewer right answers seam
+    loses than standard, a mean over seeds, with "-sd" (points) and "-se"; "{method}-over-noise-{attack}", points that
+    the attack adds to noise; "less-over-noise-{attack}", how much less that is; all again with "in-time-" for standard
+    fine-tuning of as long: the mean, "-se" (NaN for one run) and, of each seed of seam, "-each", "-low" and "-high".
+    "gain", in points, over standard; "seeds".
+    """
+    mean = table.groupby("method", sort=False).mean(numeric_only=True)
+    said: dict[str, float | str] = {
+        _key(f"{method} {column}"): value for method, row in mean.iterrows() for column, value in row.items()}
+    pairs = table.set_index(["method", "seed"])
+    longer = next(method for method in mean.index if method.startswith("standard, "))
+    for attack in ATTACKS:
+        rates = pairs[f"inherited, {attack}"]
+        over = rates - pairs[f"noise, {attack}"]
+        less = (1 - rates["seam"] / rates["standard"]).dropna()
+        said |= {f"less-{attack}": less.mean(), f"less-{attack}-sd": 100 * less.std(), f"less-{attack}-se": less.sem()}
+        by = over.groupby("method").mean()
+        said |= {_key(f"{method} over noise {attack}"): 100 * value for method, value in by.items()}
+        said[f"less-over-noise-{attack}"] = 1 - by["seam"] / by["standard"]
+        for name, lost in (("", rates), ("over-noise-", over)):
+            control = lost[longer].reindex(lost["seam"].index).fillna(lost[longer].mean())
+            each = (1 - lost["seam"] / control).sort_values()
+            name = f"less-{name}in-time-{attack}"
+            said |= {name: 1 - lost["seam"].mean() / lost[longer].mean(), f"{name}-low": each.min(),
+                     f"{name}-se": each.sem() if len(lost[longer]) > 1 else math.nan, f"{name}-high": each.max(),
+                     f"{name}-each": ", ".join(f"{100 * share:.0f}%" for share in each)}
+    gain = 100 * (pairs["accuracy"]["seam"] - pairs["accuracy"]["standard"])
+    return {name: value if isinstance(value, str) else float(value) for name, value in said.items()} | {
+        "gain": float(gain.mean()), "seeds": len(gain)}
+
+
+def _key(name: str) -> str:
+    return name.replace(" ", "-").replace(",", "").replace("%", "")
 
 
 def method_of(parameters: Mapping[str, Any]) -> str:
