@@ -47,9 +47,14 @@ def rows(name: str, notebook: str, names: dict[str, str] | None = None) -> pd.Da
     return table
 
 
-def from_scratch() -> dict[tuple[str, ...], float]:
-    """Accuracy in [0, 1] of the network trained anew, as a preset has it, on the images of a `_problem`; last epoch."""
-    return {_problem(r): r.results["accuracy"]["last"] for r in report.of_any_preset("retrain")}
+def from_scratch(long: bool = False) -> dict[tuple[str, ...], float]:
+    """Accuracy in [0, 1] of the network trained anew, as a preset has it, on the images of a `_problem`; last epoch.
+
+    `long`: for as many epochs as the search, those of preset scratch; else the others.
+    """
+    longer = {r.stem for r in report.of_preset("scratch", "retrain")}
+    return {_problem(r): r.results["accuracy"]["last"] for r in report.of_any_preset("retrain")
+            if (r.stem in longer) == long}
 
 
 def fronts(found: Iterable[records.Record], control: str = "restricted") -> pd.DataFrame:
@@ -118,6 +123,9 @@ def told(found: Iterable[records.Record]) -> dict[str, float]:
     said["from-scratch"] = statistics.fmean(anew.get(_problem(r), math.nan) for r in found)
     gains = pd.Series([100 * (at(r) - anew.get(_problem(r), math.nan)) for r in found])
     said |= {"gain-scratch": float(gains.mean(skipna=False)), "gain-scratch-se": float(gains.sem(skipna=False))}
+    anew = from_scratch(long=True)
+    gains = pd.Series([100 * (at(r) - anew[_problem(r)]) for r in found if _problem(r) in anew], dtype=float)
+    said |= {"gain-long": float(gains.mean()), "gain-long-se": float(gains.sem()), "long-n": len(gains)}
     said["last"] = statistics.fmean(r.results["front"][-1]["kept"] for r in found)
     seconds = [r.results["search_seconds"] for r in found if r.results["search_seconds"]]
     return said | {
