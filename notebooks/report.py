@@ -87,7 +87,8 @@ def neat(table: Styler) -> Styler:
 
 
 def styled(table: pd.DataFrame, columns: list[str], tuned: Iterable[str] = (), heading: str = "class") -> Styler:
-    """A row a problem, then mean, its standard error, median, and the mean without the problems in `tuned`, marked *.
+    """A row a problem, then mean, its standard error, median, and the mean without the problems in `tuned`, marked *,
+    if there are such.
 
     Columns that end in "points" are differences in points, all others shares in [0, 1]. Each problem links to its
     record, see `linked`; `heading` says what a problem is.
@@ -98,7 +99,7 @@ def styled(table: pd.DataFrame, columns: list[str], tuned: Iterable[str] = (), h
     marked = table.assign(**{"class": [linked(stem, c) + "*" * (c in tuned) for stem, c in problems]})
     below = pd.concat([
         table[columns].agg(["mean", "sem", "median"]).rename({"mean": f"mean of {len(table)}", "sem": "st. error"}),
-        others[columns].agg(["mean"]).rename({"mean": "mean without\u00a0*"}),
+        *([others[columns].agg(["mean"]).rename({"mean": "mean without\u00a0*"})] if tuned else []),
     ]).rename_axis("class").reset_index()
     rows = pd.concat([marked[["class", *columns]], below], ignore_index=True).rename(columns={"class": heading})
     style = points(neat(rows.style), columns).set_properties(
