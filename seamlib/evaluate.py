@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 Predict = Callable[[Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
+LARGEST = torch.finfo(torch.float32).max
 
 
 class Loader(Protocol):
@@ -146,7 +147,10 @@ class OneVsRest(nn.Module):
 
     def rest(self, others: Tensor) -> Tensor:
         """[B, 1]: what stands for all others; `others` [B, C] are their logits, and -infinity for the target."""
-        return others.logsumexp(1, keepdim=True) - (torch.ones_like(others).sum(1, keepdim=True) - 1).log()
+        # not torch.logsumexp, whose ONNX operator sums over all images of a batch on OpenVINO (2026.4, its issue 38238)
+        high = others.amax(1, keepdim=True).clamp(-LARGEST, LARGEST)
+        total = (others - high).exp().sum(1, keepdim=True)
+        return high + total.log() - (torch.ones_like(others).sum(1, keepdim=True) - 1).log()
 
 
 class ArgMaxOrNot(OneVsRest):

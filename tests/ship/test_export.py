@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from hypothesis import given, strategies as st
+from hypothesis.extra.numpy import arrays
 
 from seamlib import evaluate, masks, models
 from seamlib.ship import export, timing
@@ -117,6 +119,19 @@ class Attends(torch.nn.Module):
 
 def encoder(**options):
     return torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, **options)
+
+
+def test_one_class_against_the_rest_is_written_without_the_operator_that_openvino_gets_wrong(small, tmp_path):
+    head = evaluate.RestrictedHead(evaluate.OneVsRest(9), 2)
+    path = export.export_onnx(evaluate.then(small[0], head).eval(), torch.rand(2, 3, 32, 32), tmp_path / "model.onnx")
+    assert "ReduceLogSumExp" not in {node.op_type for node in onnx.load(str(path)).graph.node}
+
+
+@given(logits=arrays(np.float32, (3, 5), elements=st.one_of(
+    st.floats(-200, 200, width=32), st.sampled_from([-math.inf, math.inf]))), target=st.integers(0, 4))
+def test_what_stands_for_all_others_is_torchs_logsumexp(logits, target):
+    others = torch.from_numpy(logits).index_fill(1, torch.tensor([target]), -math.inf)
+    torch.testing.assert_close(evaluate.OneVsRest(target).rest(others), torch.logsumexp(others, 1, True) - math.log(4))
 
 
 @pytest.mark.parametrize(("build", "shape"), [
