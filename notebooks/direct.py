@@ -105,7 +105,8 @@ def front_rows(found: Iterable[records.Record], names: Mapping[str, str] | None 
 def told(found: Iterable[records.Record]) -> dict[str, float]:
     """What the text says of a group of fronts: means of FRONT ("all-kept", "at-points" ...), each with its standard
     error over the problems ("...-se"); of accuracies, in [0, 1], "re-engineered" `at` SHARE; of the smallest share
-    of a front ("last"); differences in points; and counts."""
+    of a front ("last"); differences in points; and counts. "gain-long" and "long-n", against as long a training from
+    scratch, where two problems have one."""
     found = list(found)
     table = front_rows(found)
     values = table[FRONT].assign(**{"at-all: points": [
@@ -125,7 +126,8 @@ def told(found: Iterable[records.Record]) -> dict[str, float]:
     said |= {"gain-scratch": float(gains.mean(skipna=False)), "gain-scratch-se": float(gains.sem(skipna=False))}
     anew = from_scratch(long=True)
     gains = pd.Series([100 * (at(r) - anew[_problem(r)]) for r in found if _problem(r) in anew], dtype=float)
-    said |= {"gain-long": float(gains.mean()), "gain-long-se": float(gains.sem()), "long-n": len(gains)}
+    if len(gains) > 1:
+        said |= {"gain-long": float(gains.mean()), "gain-long-se": float(gains.sem()), "long-n": len(gains)}
     said["last"] = statistics.fmean(r.results["front"][-1]["kept"] for r in found)
     seconds = [r.results["search_seconds"] for r in found if r.results["search_seconds"]]
     return said | {

@@ -297,15 +297,18 @@ def test_the_readme_states_what_taking_channels_out_buys():
 
 def test_students_and_what_they_inherit_are_told_apart_by_attack_and_match_the_readme():
     table = students.transfer("transfer")
+    tables = {"resnet20": table, "timm/tf_efficientnet_lite0": students.transfer("transfer-lite0")}
     kept = [records.read(p) for p in RESULTS.glob("defect_inheritance/*.json")]
     for r in kept:
         of = next(s for s in map(records.read, RESULTS.glob("indirect_reuse/*.json"))
                   if s.sha256["student"] == r.sha256["student"])
         attack, method = r.parameters["attack"], students.method_of(of.parameters)
-        (row,) = table[(table["method"] == method) & (table["seed"] == of.seed)].to_dict("records")
+        mine = tables[of.parameters["model"]]
+        (row,) = mine[(mine["method"] == method) & (mine["seed"] == of.seed)].to_dict("records")
         assert row[f"inherited, {attack}"] == r.results[f"dir_{attack}"]
         assert row[f"noise, {attack}"] == r.results[f"dir_{attack}_noise"]
-        assert row["accuracy"] == of.results["accuracy"] == pytest.approx(r.results["accuracy"])
+        near = 1e-6 if r.results["n"] == 10_000 else 0.04  # of a tenth of the test images
+        assert row["accuracy"] == of.results["accuracy"] == pytest.approx(r.results["accuracy"], abs=near)
         assert row["removed"] == 1 - of.results["kept_fraction"]
     mean = table.groupby("method").mean(numeric_only=True)
     readme = (ROOT / "README.md").read_text()
