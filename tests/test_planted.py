@@ -31,7 +31,7 @@ def made(experiment, parameters, results, **sha256):
 
 
 def student(method, seed, epochs=8):
-    parameters = {"method": method, "seed": seed, "epochs_s3": epochs, "lr_s3_hidden_layer": 0.1,
+    parameters = {"method": method, "seed": seed, "epochs_s2": 20, "epochs_s3": epochs, "lr_s3_hidden_layer": 0.1,
                   "prune_threshold": 0.1}
     return made("indirect_reuse", parameters, {"kept_fraction": 0.4}, student=f"{method}{seed}{epochs}", weights="w")
 

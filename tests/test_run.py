@@ -65,7 +65,7 @@ def test_unknown_notebook_and_preset_list_the_known(capsys):
     assert f"unknown notebook 'nope': allowed are {notebooks}" in capsys.readouterr().err
     assert run.main(["grid", "nope"]) == 1
     presets = ("quick, cifar10, cifar10-long, cifar100, cifar100-short, cifar100-binary, cifar100-binary-short, "
-               "together, vgg16, ")
+               "together, scratch, vgg16, ")
     assert f"unknown preset 'nope': allowed are {presets}" in capsys.readouterr().err
     assert run.main(["grid", "paper", "-p", "nope=1"]) == 1
     assert "no notebook of preset 'paper' has a parameter 'nope'" in capsys.readouterr().err
