@@ -52,9 +52,11 @@ def from_scratch(long: bool = False) -> dict[tuple[str, ...], float]:
 
     `long`: for as many epochs as the search, those of preset scratch; else the others.
     """
-    longer = {r.stem for r in report.of_preset("scratch", "retrain")}
-    return {_problem(r): r.results["accuracy"]["last"] for r in report.of_any_preset("retrain")
-            if (r.stem in longer) == long}
+    found = report.of_preset("scratch", "retrain")
+    if not long:
+        longer = {r.stem for r in found}
+        found = [r for r in report.of_any_preset("retrain") if r.stem not in longer]
+    return {_problem(r): r.results["accuracy"]["last"] for r in found}
 
 
 def fronts(found: Iterable[records.Record], control: str = "restricted") -> pd.DataFrame:

@@ -337,8 +337,8 @@ def keep(path: Path) -> int:
     files = {**files_of(record, path), target.with_suffix(".png").name: path.with_suffix(".png"), target.name: path}
     target.parent.mkdir(parents=True, exist_ok=True)
     for name, file in files.items():
-        if not file.is_file():
-            continue  # a picture that this notebook does not make
+        if file.suffix == ".png" and not file.is_file():
+            continue
         if record.experiment == "indirect_reuse" and (size := file.stat().st_size) > LARGEST:
             print(f"left out {name}: {size / 1e6:.1f} MB of a student, more than the {LARGEST / 1e6:g} MB that are "
                   "kept; verify needs it beside the record")

@@ -71,7 +71,7 @@ def smaller_images() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).groupby(columns[:-1], sort=False, as_index=False).median()
 
 
-def again() -> pd.DataFrame:
+def deepsparse_again() -> pd.DataFrame:
     """The models of preset ship-again as each run has timed them on DeepSparse, 16 images a call: a row a run.
 
     model, run (where it is from), ms of a call: `original, onnxruntime` (how fast the machine was at that hour),

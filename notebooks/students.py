@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -55,7 +56,7 @@ def told(table: pd.DataFrame) -> dict[str, float | str]:
     loses than standard, a mean over seeds, with "-sd" (points) and "-se"; "{method}-over-noise-{attack}", points that
     the attack adds to noise; "less-over-noise-{attack}", how much less that is; all again with "in-time-" for standard
     fine-tuning of as long: the mean, "-se" (NaN for one run) and, of each seed of seam, "-each", "-low" and "-high".
-    "gain", in points, over standard; "seeds".
+    "gain", in points, over standard; "seeds" that both have.
     """
     mean = table.groupby("method", sort=False).mean(numeric_only=True)
     said: dict[str, float | str] = {
@@ -72,14 +73,20 @@ def told(table: pd.DataFrame) -> dict[str, float | str]:
         said[f"less-over-noise-{attack}"] = 1 - by["seam"] / by["standard"]
         for name, lost in (("", rates), ("over-noise-", over)):
             control = lost[longer].reindex(lost["seam"].index).fillna(lost[longer].mean())
-            each = (1 - lost["seam"] / control).sort_values()
+            each = (1 - lost["seam"] / control).dropna().sort_values()
             name = f"less-{name}in-time-{attack}"
             said |= {name: 1 - lost["seam"].mean() / lost[longer].mean(), f"{name}-low": each.min(),
                      f"{name}-se": each.sem() if len(lost[longer]) > 1 else math.nan, f"{name}-high": each.max(),
                      f"{name}-each": ", ".join(f"{100 * share:.0f}%" for share in each)}
-    gain = 100 * (pairs["accuracy"]["seam"] - pairs["accuracy"]["standard"])
+    gain = 100 * (pairs["accuracy"]["seam"] - pairs["accuracy"]["standard"]).dropna()
     return {name: value if isinstance(value, str) else float(value) for name, value in said.items()} | {
         "gain": float(gain.mean()), "seeds": len(gain)}
+
+
+def search_epochs(name: str) -> float:
+    """How many epochs the searches of preset `name` took, their mean."""
+    return statistics.fmean(len(r.results["history"]["s2"]["loss"]) for r in report.of_preset(name, "indirect_reuse")
+                            if r.parameters["method"] == "seam")
 
 
 def _key(name: str) -> str:

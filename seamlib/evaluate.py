@@ -147,7 +147,8 @@ class OneVsRest(nn.Module):
 
     def rest(self, others: Tensor) -> Tensor:
         """[B, 1]: what stands for all others; `others` [B, C] are their logits, and -infinity for the target."""
-        # not torch.logsumexp, whose ONNX operator sums over all images of a batch on OpenVINO (2026.4, its issue 38238)
+        # not torch.logsumexp: its ONNX operator needs a newer opset than DeepSparse has, see ship.export; clamped, as
+        # infinity less infinity is no number
         high = others.amax(1, keepdim=True).clamp(-LARGEST, LARGEST)
         total = (others - high).exp().sum(1, keepdim=True)
         return high + total.log() - (torch.ones_like(others).sum(1, keepdim=True) - 1).log()

@@ -18,6 +18,8 @@ from ..trial import answer, first_line
 from .cost import traceable
 
 OPSET, NEWEST = 13, 20  # that DeepSparse 1.8.0 knows in full; that the exporter knows
+NEW_AXES = 18  # from which on the axes of these are an input; OpenVINO 2026.4 ignores them before (its issue 38238)
+REDUCE = {"ReduceL1", "ReduceLogSum", "ReduceLogSumExp"}
 TOLERANCE = 1e-4  #: largest difference from torch's logits, over the largest of them, that is taken for rounding
 ROUNDINGS = 16  #: the same in rounding steps of the model's precision, where they are more: of half
 
@@ -29,8 +31,9 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path | str, *, any_batc
     With `any_batch` the number of images may be another. What the model does to an image first (as `models.Normalise`)
     is inside. Batch normalisation is folded into the convolution before it, which scales whole channels: a weight that
     is zero stays zero. `classes`, as a JSON list, and `about` (such as where the weights are from) are the file's
-    metadata. The opset is the lowest from 13 on (the newest of DeepSparse) that has all of the model's operators. The
-    file is run under onnxruntime on `example`, and written, atomically, only if the logits are torch's.
+    metadata. The opset is the lowest from 13 on (the newest of DeepSparse) that has all of the model's operators, or 18
+    where OpenVINO would read one of REDUCE otherwise. The file is run under onnxruntime on `example`, and written,
+    atomically, only if the logits are torch's.
 
     `model` is unchanged. Raises ModuleNotFoundError where onnx or onnxruntime is missing, with how to get them, and
     ValueError if the model has weights that are no parameters, does not take the example, has another number of outputs
@@ -77,7 +80,8 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path | str, *, any_batc
 
 
 def _write(model: nn.Module, example: Tensor, path: Path, any_batch: bool) -> None:
-    """Export with the lowest opset that has all operators; ValueError if none has."""
+    """Export with the lowest opset that has all operators as every engine reads them; ValueError if none has."""
+    import onnx
     axes = {"images": {0: "batch"}, "logits": {0: "batch"}} if any_batch else None
     whole = nn.Sequential(model).eval()  # takes images alone: the exporter makes inputs of other arguments as well
     for opset in range(OPSET, NEWEST + 1):
@@ -87,7 +91,8 @@ def _write(model: nn.Module, example: Tensor, path: Path, any_batch: bool) -> No
                 warnings.simplefilter("ignore")  # that this exporter is the older one
                 torch.onnx.export(whole, (example,), path, opset_version=opset, dynamo=False, input_names=["images"],
                                   output_names=["logits"], dynamic_axes=axes)
-            return
+            if opset >= NEW_AXES or REDUCE.isdisjoint(node.op_type for node in onnx.load(str(path)).graph.node):
+                return
         except Exception as e:  # whatever tracing raises
             if not isinstance(e, torch.onnx.errors.UnsupportedOperatorError) or opset == NEWEST:
                 raise ValueError(f"{type(model).__name__} cannot be written as ONNX, opset {opset} ({first_line(e)}): "

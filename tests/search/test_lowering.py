@@ -1,7 +1,5 @@
 """The weight gradient as a product is the weight gradient."""
 
-import copy
-
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -30,15 +28,11 @@ def test_it_is_conv2d_and_its_gradients(data):
         x = x.to(memory_format=torch.channels_last)
     upstream = torch.randn_like(plain(x).detach())
     expected = gradients(plain, x, upstream)
-    positive = copy.deepcopy(plain)
-    for p in positive.parameters():
-        p.data.abs_()
-    sizes = gradients(positive, x.abs(), upstream.abs())  # of what is summed: a sum near zero has its terms' rounding
     lowering.product_gradients(plain)
     assert type(plain) is lowering.Convolution
-    for a, b, size in zip(gradients(plain, x, upstream), expected, sizes, strict=True):
+    for a, b in zip(gradients(plain, x, upstream), expected, strict=True):
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
-        assert ((a - b).abs() <= 0.03 * size + 1e-6).all()
+        torch.testing.assert_close(a, b, rtol=0.03, atol=0.03 * float(b.abs().max()) + 1e-6)
 
 
 def test_large_batches_and_full_precision_go_the_usual_way(monkeypatch):

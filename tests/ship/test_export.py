@@ -124,7 +124,19 @@ def encoder(**options):
 def test_one_class_against_the_rest_is_written_without_the_operator_that_openvino_gets_wrong(small, tmp_path):
     head = evaluate.RestrictedHead(evaluate.OneVsRest(9), 2)
     path = export.export_onnx(evaluate.then(small[0], head).eval(), torch.rand(2, 3, 32, 32), tmp_path / "model.onnx")
-    assert "ReduceLogSumExp" not in {node.op_type for node in onnx.load(str(path)).graph.node}
+    file = onnx.load(str(path))
+    assert "ReduceLogSumExp" not in {node.op_type for node in file.graph.node}
+    assert file.opset_import[0].version == 13  # DeepSparse's
+
+
+def test_an_operator_that_openvino_reads_otherwise_is_written_as_it_reads_it_rightly(tmp_path):
+    class LogSumExp(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(2).logsumexp(2)
+    file = onnx.load(str(export.export_onnx(LogSumExp().eval(), torch.rand(2, 3, 4, 4), tmp_path / "model.onnx")))
+    (node,) = [node for node in file.graph.node if node.op_type == "ReduceLogSumExp"]
+    assert file.opset_import[0].version == 18
+    assert len(node.input) == 2  # the axes
 
 
 @given(logits=arrays(np.float32, (3, 5), elements=st.one_of(
