@@ -18,11 +18,12 @@ class Replayed:
     """`step` as a CUDA graph, recorded after a few calls of each shape and flag.
 
     `step` must launch the same operations on the same memory each time: whatever changes between the calls is in its
-    tensors, or in tensors that are changed in place. The result is overwritten by the next call.
+    tensors, or in tensors that are changed in place. The result is overwritten by the next call. A step in which the
+    CPU waits for a number of the GPU, as a model's own `.item()` makes it, cannot be recorded: it is taken each time.
     """
 
     def __init__(self, step: Step):
-        self.step = step
+        self.step, self.waits = step, False
         self.seen: Counter[Any] = Counter()
         self.recorded: dict[Any, tuple[Tensor, Tensor, Callable[[], object], Tensor]] = {}
 
@@ -33,7 +34,17 @@ class Replayed:
     def _replayed(self, x: Tensor, y: Tensor, flag: bool) -> Tensor:
         kind = (x.shape, x.dtype, flag)
         self.seen[kind] += 1
-        if self.seen[kind] <= WARMUP:
+        if self.seen[kind] == WARMUP and not self.waits:
+            try:
+                with _aside(), _no_waiting():
+                    return self.step(x, y, flag)
+            except RuntimeError as e:
+                if "synchronizing CUDA operation" not in str(e):
+                    raise
+                self.waits = True  # found before anything has learnt: the step is taken again
+        if self.waits:
+            return self.step(x, y, flag)
+        if self.seen[kind] < WARMUP:
             with _aside():
                 return self.step(x, y, flag)
         if kind not in self.recorded:
@@ -53,6 +64,17 @@ def _aside() -> Iterator[None]:
     with torch.cuda.stream(stream):
         yield
     torch.cuda.current_stream().wait_stream(stream)
+
+
+@contextlib.contextmanager
+def _no_waiting() -> Iterator[None]:
+    """Context in which an operation that makes the CPU wait for the GPU raises RuntimeError: no graph can hold it."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def _record(step: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:

@@ -186,9 +186,8 @@ class Run:
         losses.sum().backward()
         if self.scores and not head_only:  # the kept fraction is a mean: straight through, its gradient is 1 / total
             grads = [torch.zeros_like(s) if s.grad is None else s.grad for s in self.scores.values()]
-            torch._foreach_add_(grads, self.rent)
             for score, grad in zip(self.scores.values(), grads, strict=True):
-                score.grad = grad  # also where the call did not use the weight
+                score.grad = grad.add_(self.rent)  # also where the call did not use the weight
             if self.gates:
                 self.gates.shut(self.left)
         optimiser.step()

@@ -20,6 +20,7 @@ def recorded(monkeypatch):
         return lambda: result.copy_(step()), result
     monkeypatch.setattr(capture, "_record", record)
     monkeypatch.setattr(capture, "_aside", contextlib.nullcontext)
+    monkeypatch.setattr(capture, "_no_waiting", contextlib.nullcontext)
     return made
 
 
@@ -39,6 +40,30 @@ def test_the_first_steps_are_taken_as_they_are_and_the_others_from_its_own_memor
     assert [float(replayed(x, torch.tensor([0]), flag=True)) for x in given[:4]] == [0, -10, -20, -30]
     assert float(replayed(torch.ones(2), torch.ones(2), flag=False)) == 22  # another shape: not the recorded one
     assert len(recorded) == 2
+
+
+def test_a_step_that_waits_for_the_gpu_is_taken_each_time(recorded, monkeypatch):
+    watched, taken = [], []
+
+    @contextlib.contextmanager
+    def no_waiting():
+        watched.append(True)
+        yield
+        watched.pop()
+        raise RuntimeError("called a synchronizing CUDA operation")
+    monkeypatch.setattr(capture, "_no_waiting", no_waiting)
+    replayed = capture.Replayed(lambda x, y, flag: taken.append(float(x)) or x * 2)
+    assert [float(replayed(torch.tensor(float(i)), torch.tensor(0), flag=False)) for i in range(6)] == [
+        0, 2, 4, 6, 8, 10]
+    assert taken == [0, 1, 2, 2, 3, 4, 5]
+    assert not recorded
+
+
+def test_another_error_of_a_step_is_not_hidden(recorded):
+    def step(x, y, flag):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        capture.Replayed(step)(torch.ones(1), torch.ones(1), flag=False)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "anneal"])

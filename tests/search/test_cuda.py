@@ -56,6 +56,24 @@ def test_a_search_is_that_of_a_cpu(model, problem, exact, name):
     assert torch.cat([s.flatten() for s in same]).float().mean() > 0.97  # scores at zero, and the gates next to them
 
 
+@pytest.mark.parametrize("name", SEARCHES)
+def test_the_steps_of_the_library_are_recorded(model, problem, monkeypatch, name):
+    made = []
+    monkeypatch.setattr(capture, "_record", lambda step, record=capture._record: made.append(record(step)) or made[-1])
+    by_device(model, problem, SEARCHES[name], GPU)
+    assert made
+
+
+class Waits(nn.Module):
+    def forward(self, x):
+        return x / max(1.0, float(x.abs().max()))  # a number that the CPU asks for: no graph can hold it
+
+
+def test_a_model_that_reads_a_number_back_is_searched_all_the_same(model, problem):
+    found = by_device(nn.Sequential(model, Waits()), problem, SEARCHES["one alpha"], GPU)
+    assert found.history[-1]["kept"] < 0.95
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_step_that_is_replayed_is_the_step(model, problem, monkeypatch, name, precision):
