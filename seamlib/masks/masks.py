@@ -96,8 +96,9 @@ def call_with(model: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Ten
         put(ours=True)
 
         def over() -> None:
-            """Let go of by autograd when the pass is over, also by an error."""
-        weakref.finalize(over, put, ours=False)
+            """Called when the pass is over; by an error it is let go of, and then, or later, does the same."""
+            undo()
+        undo = weakref.finalize(over, put, ours=False)  # once: a thread of CUDA may hold `over` into the next step
         torch.autograd.Variable._execution_engine.queue_callback(over)
     put(ours=True)
     try:
