@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import multiprocessing
 import os
 import resource
@@ -122,9 +123,13 @@ def ratio(times: dict[str, list[float]], above: str, below: str) -> float:
 def peak(model: str, batch_size: int, device: str, name: str) -> float:
     """MB at the most, of a process (CPU) or of the device's memory (CUDA), that runs one epoch of rival `name`."""
     where = runtime.device(device)
+    if where.type == "cuda":
+        gc.collect()
+        before = torch.cuda.memory_allocated(where)
+        torch.cuda.reset_peak_memory_stats(where)
     runs(model, batch_size, where, (name,))[name]()
     if where.type == "cuda":
-        return torch.cuda.max_memory_allocated(where) / 1e6
+        return (torch.cuda.max_memory_allocated(where) - before) / 1e6
     status = Path("/proc/self/status")  # ru_maxrss would be the parent's where that was larger
     if not status.is_file():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
@@ -139,14 +144,14 @@ def alone(call: Callable[..., float], *given: object) -> float:
 
 def measured(model: str, batch_size: int, where: torch.device, rounds: int = ROUNDS) -> dict[str, Any]:
     """One row of the table."""
-    times = timed(runs(model, batch_size, where), where, rounds)
+    times, of = timed(runs(model, batch_size, where), where, rounds), (model, batch_size, where.type)
     return {
         "speedup": ratio(times, "published", "ours"), "speedup_fp32": ratio(times, "published", "ours fp32"),
         "overhead": ratio(times, "ours", "training") - 1,
         "overhead_fp32": ratio(times, "ours fp32", "training fp32") - 1,
         "images_per_second": {name: IMAGES / statistics.median(t) for name, t in times.items()},
         "seconds": times, "floors": floors(model, batch_size, where),
-        "peak_mb": {name: alone(peak, model, batch_size, where.type, name) for name in RIVALS[:2]},
+        "peak_mb": {name: peak(*of, name) if where.type == "cuda" else alone(peak, *of, name) for name in RIVALS[:2]},
         "shares": shares(runs(model, batch_size, where, ("ours",))["ours"], where),
     }
 
