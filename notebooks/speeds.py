@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import direct
@@ -13,6 +13,8 @@ import pandas as pd
 import report
 
 from seamlib import records
+
+UNMEASURED = "not measured"
 
 
 def shipped() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -103,10 +105,16 @@ def _ship_records() -> Iterator[tuple[records.Record, records.Record]]:
         yield record, by_masks[record.sha256["masks of the record"]]
 
 
+def targets_of(found: Iterable[records.Record]) -> list[tuple[str, str, str]]:
+    """(What, target, measured): the rows of `targets`, each of a speed record whose device answers it, if there is one."""
+    tables = (targets(record.results, record.device["kind"]) for record in found)
+    return [max(rows, key=lambda row: row[2] != UNMEASURED) for rows in zip(*tables, strict=True)]
+
+
 def targets(results: Mapping[str, Any], kind: str) -> list[tuple[str, str, str]]:
     """(What, target, measured) of a speed record's results: ratios; what the other kind of device answers says so."""
-    steps, many = results["steps"], results["growth"]["problems"][-1]
-    rows, unmeasured = [], "not measured"
+    steps, many, unmeasured = results["steps"], results["growth"]["problems"][-1], UNMEASURED
+    rows = []
     for model, name, target in (("resnet20", "ResNet20", 3.0), ("vgg16_bn", "VGG16", 2.5)):
         step = steps[f"{model}, batch 64"]
         rows += [(f"{name}: a step, times as fast as published", f"≥ {target}",
