@@ -106,7 +106,7 @@ def _ship_records() -> Iterator[tuple[records.Record, records.Record]]:
 
 
 def targets_of(found: Iterable[records.Record]) -> list[tuple[str, str, str]]:
-    """(What, target, measured): the rows of `targets`, each of a speed record whose device answers it, if there is one."""
+    """(What, target, measured): the rows of `targets`, each of a speed record whose device answers it, if one does."""
     tables = (targets(record.results, record.device["kind"]) for record in found)
     return [max(rows, key=lambda row: row[2] != UNMEASURED) for rows in zip(*tables, strict=True)]
 
