@@ -1,4 +1,5 @@
 import copy
+import types
 
 import pytest
 import torch
@@ -63,6 +64,28 @@ class Tied(nn.Module):
 
     def forward(self, x):
         return self.out(self.embed(x).mean(1))
+
+
+def test_weights_are_back_when_a_pass_returns_and_stay_whoever_lets_go_of_it_later(monkeypatch):
+    """As on CUDA, where the thread of the device holds what is called at the end of a pass into the next step."""
+    engine, held = torch.autograd.Variable._execution_engine, []
+    monkeypatch.setattr(torch.autograd.Variable, "_execution_engine", types.SimpleNamespace(
+        run_backward=engine.run_backward, queue_callback=lambda over: held.append(over) or engine.queue_callback(over)))
+    own, ours = nn.Linear(2, 1), torch.zeros(1, 2, requires_grad=True)
+    weight = own.weight
+
+    class LetsGo(nn.Module):
+        def forward(self, x):
+            held.clear()
+            return own(x)
+    model = nn.Sequential(LetsGo())
+    model[0].own = own
+    for _ in range(2):
+        z = masks.masks.call_with(model, {"0.own.weight": ours}, torch.ones(1, 2))
+        assert torch.equal(z[0], own.bias)  # the weight in place is ours, also after `held` was let go of
+        z.sum().backward()
+        assert held
+        assert own.weight is weight
 
 
 def test_tied_weights_have_one_mask_that_acts_on_both_uses():
