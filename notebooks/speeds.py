@@ -123,9 +123,10 @@ def targets(results: Mapping[str, Any], kind: str) -> list[tuple[str, str, str]]
                   f"{step['overhead']:+.1%}" if kind == "cpu" else unmeasured)]
     single, mask = steps["resnet20, batch 64"]["speedup"], kept_at_no_loss()
     times = f"{whole_search(results):.0f} for the whole path" if "whole" in results else unmeasured
-    if kind == "cuda" and times != unmeasured:
-        times += ", CUDA"
-    return [*rows, ("ResNet20: to 12% kept at no loss, times as fast as published", "≥ 10", times),
+    return [*rows, ("ResNet20: to 12% kept at no loss, times as fast as published", "≥ 10",
+                    times if kind == "cpu" else unmeasured),
+            ("ResNet20: to 12% kept at no loss, times as fast as published, CUDA", "≥ 10",
+             times if kind == "cuda" else unmeasured),
             ("ResNet20: what the mean of that path's fronts keeps at no loss", "≤ 12%", mask),
             ("ResNet20: a step, times as fast as published, CUDA", "≥ 20",
              f"{single:.2f}" if kind == "cuda" else unmeasured),

@@ -52,11 +52,11 @@ def test_the_table_of_targets_measures_only_what_this_kind_of_device_can_answer(
                "whole": {"published": [1.0, 2.0, 9.0], "default": [0.5, 0.5, 7.0]}}
     on = {kind: [value for _, _, value in speeds.targets(results, kind)] for kind in ("cpu", "cuda")}
     mask, whole = speeds.kept_at_no_loss(), 300 * 2.0 / (30 * 0.5)  # the epochs of the two presets
-    assert on["cpu"] == ["3.14", "-5.0%", "3.14", "-5.0%", f"{whole:.0f} for the whole path", mask, "not measured",
-                         "not measured"]
-    assert on["cuda"] == ["not measured"] * 4 + [f"{whole:.0f} for the whole path, CUDA", mask, "3.14", "6.00"]
+    path = f"{whole:.0f} for the whole path"
+    assert on["cpu"] == ["3.14", "-5.0%", "3.14", "-5.0%", path, "not measured", mask, "not measured", "not measured"]
+    assert on["cuda"] == ["not measured"] * 5 + [path, mask, "3.14", "6.00"]
     both = [types.SimpleNamespace(results=results, device={"kind": kind}) for kind in ("cpu", "cuda")]
-    assert [value for _, _, value in speeds.targets_of(both)] == [*on["cpu"][:6], "3.14", "6.00"]
+    assert [value for _, _, value in speeds.targets_of(both)] == [*on["cpu"][:5], path, mask, "3.14", "6.00"]
     assert [value for _, _, value in speeds.targets_of(both[:1])] == on["cpu"]
 
 

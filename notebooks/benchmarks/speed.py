@@ -1,9 +1,9 @@
 """How fast a search step is: against the published loop, and against a plain training step. `make bench`
 
 Everything is timed in one process, in turns, so that what disturbs one disturbs all; a ratio is the median of the
-ratios of neighbours. Peak memory is that of a process of its own. Beside that: what arithmetic and memory alone would
-take (the floors), where the time goes, and how it grows with batch, model and number of problems. Writes a record,
-runs/speed/*.json, which the page "How fast can it be?" of the book reads once it is kept.
+ratios of neighbours. Peak memory is that of a process of its own; of a GPU, that of its own memory. Beside that: what
+arithmetic and memory alone would take (the floors), where the time goes, and how it grows with batch, model and number
+of problems. Writes a record, runs/speed/*.json, which the page "How fast can it be?" of the book reads once it is kept.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from seamlib.evaluate import OneVsRest, RestrictedHead
 from seamlib.problems import data
 from seamlib.records import runtime
 from seamlib.reuse.finetune import Training, finetune
-from seamlib.search import many
+from seamlib.search import capture, many
 from seamlib.search.loop import Run as SearchRun
 from seamlib.ship import cost
 
@@ -107,12 +107,13 @@ def seconds(run: Run, where: torch.device) -> float:
 
 
 def timed(rivals: dict[str, Run], where: torch.device, rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """Seconds of each round of each rival, in turns; the first round is dropped."""
+    """Seconds of each round of each rival, in turns; the first is dropped, and on CUDA all until steps are recorded."""
     times: dict[str, list[float]] = {name: [] for name in rivals}
-    for _ in range(rounds + 1):
+    before = 1 if where.type == "cpu" else capture.WARMUP + 2  # an epoch may be one step
+    for _ in range(before + rounds):
         for name, run in rivals.items():
             times[name].append(seconds(run, where))
-    return {name: found[1:] for name, found in times.items()}
+    return {name: found[before:] for name, found in times.items()}
 
 
 def ratio(times: dict[str, list[float]], above: str, below: str) -> float:
@@ -144,14 +145,16 @@ def alone(call: Callable[..., float], *given: object) -> float:
 
 def measured(model: str, batch_size: int, where: torch.device, rounds: int = ROUNDS) -> dict[str, Any]:
     """One row of the table."""
-    times, of = timed(runs(model, batch_size, where), where, rounds), (model, batch_size, where.type)
+    times = timed(runs(model, batch_size, where), where, rounds)
+    setting = (model, batch_size, where.type)
     return {
         "speedup": ratio(times, "published", "ours"), "speedup_fp32": ratio(times, "published", "ours fp32"),
         "overhead": ratio(times, "ours", "training") - 1,
         "overhead_fp32": ratio(times, "ours fp32", "training fp32") - 1,
         "images_per_second": {name: IMAGES / statistics.median(t) for name, t in times.items()},
         "seconds": times, "floors": floors(model, batch_size, where),
-        "peak_mb": {name: peak(*of, name) if where.type == "cuda" else alone(peak, *of, name) for name in RIVALS[:2]},
+        "peak_mb": {name: peak(*setting, name) if where.type == "cuda" else alone(peak, *setting, name)
+                    for name in RIVALS[:2]},
         "shares": shares(runs(model, batch_size, where, ("ours",))["ours"], where),
     }
 

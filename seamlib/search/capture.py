@@ -35,19 +35,16 @@ class Replayed:
     def _replayed(self, x: Tensor, y: Tensor, flag: bool) -> Tensor:
         kind = (x.shape, x.dtype, flag)
         self.seen[kind] += 1
-        if self.seen[kind] == WARMUP and not self.waits:
-            try:
-                with _aside(), _no_waiting():
-                    return self.step(x, y, flag)
-            except RuntimeError as e:
-                if "synchronizing CUDA operation" not in str(e):
-                    raise
-                self.waits = True  # found before anything has learnt: the step is taken again
         if self.waits:
             return self.step(x, y, flag)
         if self.seen[kind] < WARMUP:
             with _aside():
                 return self.step(x, y, flag)
+        if self.seen[kind] == WARMUP:
+            with _aside(), _watched() as waits:
+                result = self.step(x, y, flag)
+            self.waits = bool(waits)
+            return result
         if kind not in self.recorded:
             own_x, own_y = x.clone(), y.clone()
             self.recorded[kind] = own_x, own_y, *_record(lambda: self.step(own_x, own_y, flag))
@@ -68,16 +65,26 @@ def _aside() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_waiting() -> Iterator[None]:
-    """Context in which an operation that makes the CPU wait for the GPU raises RuntimeError: no graph can hold it."""
+def _watched() -> Iterator[list[str]]:
+    """Context that yields a list of what, by its end, has made the CPU wait for the GPU in this process.
+
+    As far as torch sees it: not what torch.sparse and torch.distributed do.
+    """
+    waits: list[str] = []
     before = torch.cuda.get_sync_debug_mode()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it does not find all
-            torch.cuda.set_sync_debug_mode("error")
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(before)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        caught.clear()  # of what this mode does not see, torch has warned
+        try:
+            yield waits
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    for w in caught:
+        if "synchronizing CUDA operation" in str(w.message):
+            waits.append(str(w.message))
+        else:
+            warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
 
 
 def _record(step: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:

@@ -185,9 +185,8 @@ class Run:
         optimiser.zero_grad()
         losses.sum().backward()
         if self.scores and not head_only:  # the kept fraction is a mean: straight through, its gradient is 1 / total
-            grads = [torch.zeros_like(s) if s.grad is None else s.grad for s in self.scores.values()]
-            for score, grad in zip(self.scores.values(), grads, strict=True):
-                score.grad = grad.add_(self.rent)  # also where the call did not use the weight
+            for score in self.scores.values():  # also where the call did not use the weight
+                score.grad = (torch.zeros_like(score) if score.grad is None else score.grad).add_(self.rent)
             if self.gates:
                 self.gates.shut(self.left)
         optimiser.step()

@@ -27,8 +27,8 @@ def test_it_is_conv2d_and_its_gradients(data):
     if data.draw(st.booleans()):
         x = x.to(memory_format=torch.channels_last)
     upstream = torch.randn_like(plain(x).detach())
-    # torch 2.11 itself reads past such images in bf16, channels last, stride (1, 2): now and then any number comes out
-    assume(plain.in_channels > 1 or upstream.shape[3] > 1)
+    # torch 2.11 itself reads past such images in bf16 (channels last): now and then any number comes out
+    assume(not (plain.in_channels == 1 and stride == (1, 2) and upstream.shape[3] == 1))
     expected = gradients(plain, x, upstream)
     lowering.product_gradients(plain)
     assert type(plain) is lowering.Convolution
