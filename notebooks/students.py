@@ -55,7 +55,8 @@ def told(table: pd.DataFrame) -> dict[str, float | str]:
     "{method}-{column}": the mean over the students. Of each attack: "less-{attack}", how much fewer right answers seam
     loses than standard, a mean over seeds, with "-sd" (points) and "-se"; "{method}-over-noise-{attack}", points that
     the attack adds to noise; "less-over-noise-{attack}", how much less that is; all again with "in-time-" for standard
-    fine-tuning of as long: the mean, "-se" (NaN for one run) and, of each seed of seam, "-each", "-low" and "-high".
+    fine-tuning of as long, of which there are "in-time-seeds-{attack}": the mean, "-se" (NaN for one run) and, of each
+    seed of seam, "-each", "-low" and "-high".
     "gain", in points, over standard; "seeds" that both have.
     """
     mean = table.groupby("method", sort=False).mean(numeric_only=True)
@@ -71,12 +72,13 @@ def told(table: pd.DataFrame) -> dict[str, float | str]:
         by = over.groupby("method").mean()
         said |= {_key(f"{method} over noise {attack}"): 100 * value for method, value in by.items()}
         said[f"less-over-noise-{attack}"] = 1 - by["seam"] / by["standard"]
+        said[f"in-time-seeds-{attack}"] = rates[longer].count()
         for name, lost in (("", rates), ("over-noise-", over)):
             control = lost[longer].reindex(lost["seam"].index).fillna(lost[longer].mean())
             each = (1 - lost["seam"] / control).dropna().sort_values()
             name = f"less-{name}in-time-{attack}"
             said |= {name: 1 - lost["seam"].mean() / lost[longer].mean(), f"{name}-low": each.min(),
-                     f"{name}-se": each.sem() if len(lost[longer]) > 1 else math.nan, f"{name}-high": each.max(),
+                     f"{name}-se": each.sem() if lost[longer].count() > 1 else math.nan, f"{name}-high": each.max(),
                      f"{name}-each": ", ".join(f"{100 * share:.0f}%" for share in each)}
     gain = 100 * (pairs["accuracy"]["seam"] - pairs["accuracy"]["standard"]).dropna()
     return {name: value if isinstance(value, str) else float(value) for name, value in said.items()} | {

@@ -319,7 +319,7 @@ def test_students_and_what_they_inherit_are_told_apart_by_attack_and_match_the_r
     rates = table.set_index(["method", "seed"])["inherited, pixel"]
     less = (1 - rates["seam"] / rates["standard"]).mean()
     in_time = 1 - rates["seam"].mean() / rates["standard, 40 epochs"].mean()
-    said = f"| fewer lost to the attack (SeaM: 57%) | | {less:.1%}; {in_time:.1%} than as long (one run of it) |"
+    said = f"| fewer lost to the attack (SeaM: 57%) | | {less:.1%}; {in_time:.1%} than as long |"
     assert said in readme
 
 
