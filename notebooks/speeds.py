@@ -113,25 +113,25 @@ def targets_of(found: Iterable[records.Record]) -> list[tuple[str, str, str]]:
 
 def targets(results: Mapping[str, Any], kind: str) -> list[tuple[str, str, str]]:
     """(What, target, measured) of a speed record's results: ratios; what the other kind of device answers says so."""
-    steps, many, unmeasured = results["steps"], results["growth"]["problems"][-1], UNMEASURED
+    steps, many = results["steps"], results["growth"]["problems"][-1]
     rows = []
     for model, name, target in (("resnet20", "ResNet20", 3.0), ("vgg16_bn", "VGG16", 2.5)):
         step = steps[f"{model}, batch 64"]
         rows += [(f"{name}: a step, times as fast as published", f"≥ {target}",
-                  f"{step['speedup']:.2f}" if kind == "cpu" else unmeasured),
+                  f"{step['speedup']:.2f}" if kind == "cpu" else UNMEASURED),
                  (f"{name}: a step, more time than plain training", "≤ 8%",
-                  f"{step['overhead']:+.1%}" if kind == "cpu" else unmeasured)]
+                  f"{step['overhead']:+.1%}" if kind == "cpu" else UNMEASURED)]
     single, mask = steps["resnet20, batch 64"]["speedup"], kept_at_no_loss()
-    times = f"{whole_search(results):.0f} for the whole path" if "whole" in results else unmeasured
+    times = f"{whole_search(results):.0f} for the whole path" if "whole" in results else UNMEASURED
     return [*rows, ("ResNet20: to 12% kept at no loss, times as fast as published", "≥ 10",
-                    times if kind == "cpu" else unmeasured),
+                    times if kind == "cpu" else UNMEASURED),
             ("ResNet20: to 12% kept at no loss, times as fast as published, CUDA", "≥ 10",
-             times if kind == "cuda" else unmeasured),
+             times if kind == "cuda" else UNMEASURED),
             ("ResNet20: what the mean of that path's fronts keeps at no loss", "≤ 12%", mask),
             ("ResNet20: a step, times as fast as published, CUDA", "≥ 20",
-             f"{single:.2f}" if kind == "cuda" else unmeasured),
+             f"{single:.2f}" if kind == "cuda" else UNMEASURED),
             (f"{many['problems']} problems together, times as fast as one by one, CUDA", "≥ 5",
-             f"{many['one by one'] / many['together']:.2f}" if kind == "cuda" else unmeasured)]
+             f"{many['one by one'] / many['together']:.2f}" if kind == "cuda" else UNMEASURED)]
 
 
 def kept_at_no_loss(preset: str = "cifar10") -> str:

@@ -75,7 +75,7 @@ def _watched() -> Iterator[list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
-        caught.clear()  # of what this mode does not see, torch has warned
+        caught.clear()  # torch has just warned that this mode does not see everything
         try:
             yield waits
         finally:

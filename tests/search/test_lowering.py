@@ -24,11 +24,12 @@ def test_it_is_conv2d_and_its_gradients(data):
     kernel, stride, padding = ((draw(1, 3), draw(1, 3)), (draw(1, 2), draw(1, 2)), (draw(0, 1), draw(0, 2)))
     plain = nn.Conv2d(draw(1, 5), draw(1, 5), kernel, stride, padding, bias=data.draw(st.booleans()))
     x = torch.randn(draw(1, 4), plain.in_channels, draw(3, 7), draw(3, 7))
-    if data.draw(st.booleans()):
+    last = data.draw(st.booleans())
+    if last:
         x = x.to(memory_format=torch.channels_last)
     upstream = torch.randn_like(plain(x).detach())
-    # torch 2.11 itself reads past such images in bf16 (channels last): now and then any number comes out
-    assume(not (plain.in_channels == 1 and stride == (1, 2) and upstream.shape[3] == 1))
+    # torch 2.11's own convolution reads past such images in bf16: now and then any number comes out
+    assume(not (last and plain.in_channels == 1 and stride == (1, 2) and upstream.shape[3] == 1))
     expected = gradients(plain, x, upstream)
     lowering.product_gradients(plain)
     assert type(plain) is lowering.Convolution
