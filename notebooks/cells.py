@@ -102,10 +102,16 @@ def presets(notebook: str) -> list[str]:
         isinstance(entry, dict) and entry.get("notebook") == notebook for stage in stages for entry in _entries(stage))]
 
 
-def cells(preset: str, given: dict[str, Any]) -> list[list[Cell]]:
-    """The stages of a preset, each a list of cells that do not depend on one another; every cell is checked."""
+def cells(preset: str, given: dict[str, Any], within: tuple[str, ...] = ()) -> list[list[Cell]]:
+    """The stages of a preset, each a list of cells that do not depend on one another; every cell is checked.
+
+    `within`: the presets whose cells are being listed, each for the records of the next.
+    """
     grid = _grid()
     records.check_choice("preset", preset, tuple(grid))
+    if preset in within:
+        raise ValueError(f"preset {preset!r} takes records of its own cells ({' from '.join((*within, preset))}): "
+                         "give its \"preset:\" one that does not need it")
     used: set[str] = set()
     stages: list[list[Cell]] = []
     for stage in grid[preset] or [[]]:
@@ -118,7 +124,7 @@ def cells(preset: str, given: dict[str, Any]) -> list[list[Cell]]:
             mine = {name: value for name, value in given.items() if name in known}
             used |= set(mine)
             axes = {**axes, **mine}
-            lists = [_values(value) for value in axes.values()]
+            lists = [_values(value, (*within, preset)) for value in axes.values()]
             stages[-1] += [(entry["notebook"], checked(entry["notebook"], dict(zip(axes, values, strict=True)), known))
                            for values in itertools.product(*lists)]
     if not all(stages):
@@ -128,12 +134,12 @@ def cells(preset: str, given: dict[str, Any]) -> list[list[Cell]]:
     return stages
 
 
-def _values(value: Any) -> list[Any]:
+def _values(value: Any, within: tuple[str, ...]) -> list[Any]:
     """The values of one axis: `value`, or all that are listed in it, with the records that `_records` finds."""
-    return [v for listed in (value if isinstance(value, list) else [value]) for v in _records(listed)]
+    return [v for listed in (value if isinstance(value, list) else [value]) for v in _records(listed, within)]
 
 
-def _records(value: Any) -> list[Any]:
+def _records(value: Any, within: tuple[str, ...]) -> list[Any]:
     """The stems of records: for "records:PATTERN" of all that match, for "preset:NAME/NOTEBOOK" of those that the cells
     of this preset have made; else the value itself."""
     kind, _, what = value.partition(":") if isinstance(value, str) else ("", "", "")
@@ -143,7 +149,7 @@ def _records(value: Any) -> list[Any]:
     if kind == "preset":
         name, _, notebook = what.partition("/")
         pattern = "*/*"
-        keys = {(book, records.key(parameters)) for stage in cells(name, {}) for book, parameters in stage
+        keys = {(book, records.key(parameters)) for stage in cells(name, {}, within) for book, parameters in stage
                 if book == notebook}
     found = sorted({p.relative_to(folder).with_suffix("").as_posix() for folder in (KEPT, ROOT / "runs")
                     for p in folder.glob(f"{pattern}.json")

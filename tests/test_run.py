@@ -359,6 +359,15 @@ def test_a_grid_over_the_records_of_presets_has_a_cell_for_each_of_them_and_for_
         assert {p["record"].partition("/")[0] for _, p in stage} == {notebook}
 
 
+def test_a_preset_cannot_take_records_of_its_own_cells(monkeypatch):
+    def of(preset):
+        return [{"notebook": "inference_cost", "parameters": {"record": f"preset:{preset}/direct_binary"}}]
+
+    monkeypatch.setattr(cells, "_grid", lambda: {"one": of("two"), "two": of("one")})
+    with pytest.raises(ValueError, match="preset 'one' takes records of its own cells .one from two from one.: give"):
+        run.cells("one", {})
+
+
 def test_a_path_with_a_restricted_head_gives_a_front_and_verifies_it(runs, capfd):
     cell = {"runs": RUNS, "path": "1,5,20", "epochs": "4", "shots": "40", "head": "restricted", "labels": "soft"}
     assert run.main(["cell", "direct_binary", *(t for k, v in cell.items() for t in ("-p", f"{k}={v}"))]) == 0
