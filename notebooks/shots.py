@@ -1,4 +1,4 @@
-"""Tables of how few images a search needs: the records of preset `shots`, each with its controls."""
+"""Tables of how few images a search needs: the records of two presets, each with its controls."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pandas as pd
 import report
 from pandas.io.formats.style import Styler
 
-ALL = 500  # training images that there are of each label
-LEVELS = (5, 20, 100, ALL)
-PROBLEMS = {"direct_multiclass": "five classes", "direct_binary": "one class"}
+ALL = 500  # training images that there are of each label of CIFAR-100
+LEVELS = (5, 20, 100, 200, ALL)
+PROBLEMS = {("shots", "direct_multiclass"): "five classes", ("shots", "direct_binary"): "one class",
+            ("shots-photos", "direct_multiclass"): "ten classes of photos"}  # preset, notebook -> what tables say
 WAYS = {("soft", "affine", "once"): "no labels", ("soft", "affine", "anew"): "no labels, many others",
         ("hard", "affine", "once"): "labels", ("soft", "frozen", "once"): "no labels, norms frozen"}
 AT = f"at {direct.SHARE:.2%}: points"
@@ -26,11 +27,11 @@ def searches() -> pd.DataFrame:
     """A row a record: OF, class, record, the restricted original's accuracy in [0, 1], and VALUES: kept in [0, 1],
     differences to the restricted original in points, NaN where there is no such record."""
     columns, tables = [*OF, "class", "record", "restricted", *VALUES], []
-    for notebook, problem in PROBLEMS.items():
-        found = {r.stem: r for r in report.of_preset("shots", notebook)}
+    for (preset, notebook), problem in PROBLEMS.items():
+        found = {r.stem: r for r in report.of_preset(preset, notebook)}
         if not found:
             continue
-        table = direct.rows("shots", notebook).merge(direct.front_rows(found.values()).drop(columns="class"))
+        table = direct.rows(preset, notebook).merge(direct.front_rows(found.values()).drop(columns="class"))
         of = [found[stem].parameters for stem in table["record"]]
         tables.append(table.assign(
             problem=problem, search=[WAYS[p["labels"], p["norms"], p.get("others", "once")] for p in of],

@@ -14,7 +14,7 @@ mpl.use("agg")
 
 
 def search(task, few, at, kept, labels="soft", norms="affine", norms_only=0.7):
-    """A record of preset `shots` whose restricted original is right on 0.8, with `at` at 10.11% of the weights."""
+    """A record of a search whose restricted original is right on 0.8, with `at` at 10.11% of the weights."""
     parameters = {"model": "resnet20", "dataset": "cifar100", "shots": few, "labels": labels, "norms": norms,
                   "epochs": 1, "schedule": "anneal"}
     accuracy = {"original_all": 0.7, "original_restricted": 0.8, "head_only": 0.8, "crossfit": 0.8, "paper": 0.8}
@@ -29,14 +29,15 @@ def search(task, few, at, kept, labels="soft", norms="affine", norms_only=0.7):
 
 @pytest.fixture
 def rows(monkeypatch):
-    found = {"direct_multiclass": [
+    found = {("shots", "direct_multiclass"): [
         search("superclass2", 5, 0.5, None), search("superclass3", 5, 0.6, 0.3),
         search("superclass2", 0, 0.82, 0.1), search("superclass2", 5, 0.7, 0.5, norms="frozen")],
-             "direct_binary": [search("binary2", 20, 0.9, 0.2, "hard")]}
+             ("shots", "direct_binary"): [search("binary2", 20, 0.9, 0.2, "hard")],
+             ("shots-photos", "direct_multiclass"): [search("classes0_217", 200, 0.75, 0.4)]}
     anew = [records.Record("retrain", "superclass2", {"model": "resnet20", "dataset": "cifar100", "shots": few},
                            {"accuracy": {"last": last}}, 0, "", False, {"kind": "cpu"}, 1.0, {})
             for few, last in ((5, 0.3), (0, 0.6))]
-    monkeypatch.setattr(report, "of_preset", lambda _, notebook: found.get(notebook, []))
+    monkeypatch.setattr(report, "of_preset", lambda *of: found.get(of, []))
     monkeypatch.setattr(report, "of_any_preset", lambda notebook: anew if notebook == "retrain" else [])
     return shots.searches()
 
@@ -61,16 +62,17 @@ def test_what_is_said_is_the_mean_over_the_problems_with_its_standard_error(rows
     assert said["five-no-labels-5-kept"] == "65.0% (35.0)"
     assert said["five-no-labels-norms-frozen-5-at"] == "-10.00"  # of one
     assert said["one-no-labels-5-at"] == "not run"
+    assert said["ten-no-labels-200-at"] == "-5.00"
 
 
 def test_the_fair_control_comes_first_and_what_was_not_run_is_left_out(rows):
     lines = shots.styled(rows).data
     assert lines["search"].tolist() == [
         "none: restricted original", "no labels", "no labels, norms frozen", "no labels",
-        "none: restricted original", "labels"]
-    assert lines["images"].tolist() == [0, 5, 5, 500, 0, 20]
-    assert lines["n"].tolist() == [2, 2, 1, 1, 1, 1]
-    assert lines[shots.AT].tolist() == ["+0.00", "-25.00 (5.00)", "-10.00", "+2.00", "+0.00", "+10.00"]
+        "none: restricted original", "labels", "none: restricted original", "no labels"]
+    assert lines["images"].tolist() == [0, 5, 5, 500, 0, 20, 0, 200]
+    assert lines["n"].tolist() == [2, 2, 1, 1, 1, 1, 1, 1]
+    assert lines[shots.AT].tolist() == ["+0.00", "-25.00 (5.00)", "-10.00", "+2.00", "+0.00", "+10.00", "+0.00", "-5.00"]
     assert lines["norms only: points"].tolist()[:3] == ["", "-10.00 (0.00)", ""]  # frozen norms have no such control
 
 
