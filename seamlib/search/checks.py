@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -166,6 +167,16 @@ def check_gated(names: Iterable[str], layers: Iterable[str]) -> None:
     if left := set(layers) - set(names):
         raise ValueError(f"names leaves {min(left)} out: a search for structure masks all convolutions and linear "
                          "layers, as a channel is worth what reads it")
+
+
+def check_structure(structure: float, left: float) -> None:
+    """ValueError if so much of what channels cost cannot go; `left`: the share that stays with every gate shut."""
+    if structure > 1 - left:
+        raise ValueError(f"structure is {structure:g}, but at most {math.floor(1000 * (1 - left)) / 1000:g} of what "
+                         "the channels of this model cost can go, and with that all answers are the same: the others "
+                         "must stay, as they are multiplied by one another (squeeze and excitation), in groups, or "
+                         "read by what is no convolution, linear layer or batch norm. Give far less, or 0 for a "
+                         "mask without structure; ResNet, VGG, MobileNetV2 and EfficientNet-Lite can lose most")
 
 
 def check_names(names: Iterable[str], norms: Iterable[str]) -> None:
