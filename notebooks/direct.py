@@ -140,6 +140,18 @@ def told(found: Iterable[records.Record]) -> dict[str, float]:
            for control in ("all", "restricted")}}
 
 
+def gained(found: Iterable[records.Record], others: Iterable[records.Record]) -> dict[str, float]:
+    """What `found` gain over `others`, problem by problem: accuracy `at` SHARE in points ("at-points"), and how many
+    fewer weights are kept at no loss against the restricted original ("less-kept"), each with "...-se"; "kept" of
+    `others`."""
+    by_task = {r.task: r for r in others}
+    pairs = [(r, by_task[r.task]) for r in found if r.task in by_task]
+    kept = [front_rows(of)["restricted: kept"] for of in zip(*pairs, strict=True)]
+    points = pd.Series([100 * (at(r) - at(other)) for r, other in pairs])
+    return {"at-points": float(points.mean()), "at-points-se": float(points.sem()), "kept": float(kept[1].mean()),
+            "less-kept": float((kept[1] - kept[0]).mean()), "less-kept-se": float((kept[1] - kept[0]).sem())}
+
+
 def told_of_one(name: str, notebook: str) -> dict[str, float]:
     """What the text says of preset `name`, whose searches have one point each: how many ("n"), what they keep, and
     points gained over the original, the restricted original and the network from scratch, each with "...-se"."""

@@ -17,7 +17,8 @@ from seamlib import records
 
 PRESET = "planted"
 STUDENT = ["method", "seed", "removed", "accuracy", "trigger", "control", "trigger's own"]
-POINT = ["method", "search", "seed", "alpha", "kept", "accuracy", "success", "control", "most changed kept"]
+POINT = ["method", "search", "seed", "alpha", "kept", "accuracy", "success", "control", "turned wrong", "by control",
+         "most changed kept"]
 SEARCH, NO_MASK = "masks and norms", 1e-4  # a rate of the scores below it masks nothing
 LAYER = ["layer", "changed", "kept", "changed_kept"]
 METHODS = ("standard, 30 epochs", "seam", "standard", "remos 10%", "retrain")
@@ -72,7 +73,8 @@ def of_searches() -> pd.DataFrame:
     """A row a point of each front, and a first one a seed for the restricted original, columns POINT, by alpha.
 
     search: "masks and norms", or a control: "norms alone" or "masks alone". success, control: the share of images of
-    the other classes that each patch sends to the wrong class.
+    the other classes that each patch sends to the wrong class; turned wrong, by control: the share of the right answers
+    that each turns wrong, whatever the answer then is.
     """
     found, rows = measured(), []
     for r in report.of_preset(PRESET, "direct_multiclass"):
@@ -85,6 +87,7 @@ def of_searches() -> pd.DataFrame:
                 rows.append({"method": label if alpha else "poisoned, restricted", "search": search, "seed": r.seed,
                              "alpha": alpha, "kept": model.get("kept", 1.0), "accuracy": model["accuracy"],
                              "success": model["success"], "control": model["success_control"],
+                             "turned wrong": model["lost"], "by control": model["lost_control"],
                              "most changed kept": model.get("kept_changed", 1.0)})
     table = pd.DataFrame(rows, columns=POINT).sort_values(["search", "alpha", "seed"], key=lambda c: c.map(
         ORDER.index) if c.name == "search" else c).reset_index(drop=True)

@@ -29,6 +29,7 @@ import yaml
 from check import notebook_faults, page_faults
 from conftest import ROOT, SHARED
 from PIL import Image
+from scipy import stats
 
 from seamlib import masks, records, search, together
 
@@ -271,9 +272,10 @@ def test_the_readme_states_what_the_fronts_say():
 
 def test_the_readme_states_what_taking_channels_out_buys():
     (points, times), rivals = speeds.shipped(), speeds.smaller_images()
-    times, rivals = (t[(t["engine"] == "onnxruntime") & (t["images"] == 16)] for t in (times, rivals))
+    times, rivals = (t[t["engine"] == "onnxruntime"] for t in (times, rivals))
     found = points[points["kind"] == "channels"].merge(times, on=["model", "kind", "alpha"])
     found = found.assign(points=found["points, restricted"], faster=found["compacted, faster"])
+    assert set(found["images"]) == set(rivals["images"]) == {16, 1}
     readme = (ROOT / "README.md").read_text()
     for what, of, table in (
         ("VGG16, one class of CIFAR-10 (it takes no smaller images)", "vgg16", found),
@@ -287,10 +289,10 @@ def test_the_readme_states_what_taking_channels_out_buys():
         ("without a search, on 24 and on 16 pixels", "resnet20-cifar100-", rivals),
     ):
         rows = table[table["model"].str.startswith(of)]
-        rows = rows.groupby("pixels" if table is rivals else "alpha").mean(numeric_only=True)
-        rows = rows.sort_values("multiply-adds", ascending=False)
-        cells = [what, *(", ".join(f"{value:{form}}" for value in rows[column]) for column, form in (
-            ("multiply-adds", ".0%"), ("faster", ".1f"), ("points", "+.2f")))]
+        by = {n: r.groupby("pixels" if table is rivals else "alpha").mean(numeric_only=True).sort_values(
+            "multiply-adds", ascending=False) for n, r in rows.groupby("images")}
+        cells = [what, *(", ".join(f"{value:{form}}" for value in by[n][column]) for n, column, form in (
+            (16, "multiply-adds", ".0%"), (16, "faster", ".1f"), (1, "faster", ".1f"), (16, "points", "+.2f")))]
         assert f"| {' | '.join(cells)} |" in readme, cells
     assert re.search(r"\|\n(?![|\n])", readme) is None  # a line right below a table becomes a row of it
 
@@ -490,17 +492,19 @@ def glued():
     return found
 
 
-def verdict(value, error, claimed):
-    """By the scoreboard's rule; a `value` above zero is better than the control, `error` is None of one run."""
-    if error is None:
+def verdict(value, error, n, claimed):
+    """By the scoreboard's rule; a `value` above zero is better than the control, `error` is its standard error."""
+    if n == 1:
         return "partly" if value > 0 else "not"
-    return "not" if value <= 2 * error else "reproduced" if value >= claimed else "partly"
+    return "not" if value <= stats.t.ppf(0.975, n - 1) * error else "reproduced" if value >= claimed else "partly"
 
 
 def test_a_verdict_is_by_the_rule():
-    assert verdict(5, 1, 4) == verdict(3, 1, 0) == "reproduced"
-    assert verdict(3, 1, 4) == verdict(3, None, 0) == "partly"
-    assert verdict(2, 1, 1) == verdict(-3, 1, 0) == verdict(-3, None, 0) == "not"
+    assert verdict(5, 1, 20, 4) == verdict(3, 1, 20, 0) == verdict(4.4, 1, 3, 0) == "reproduced"
+    assert verdict(12.8, 1, 2, 0) == "reproduced"
+    assert verdict(3, 1, 20, 4) == verdict(3, None, 1, 0) == "partly"
+    assert verdict(2, 1, 20, 1) == verdict(4.2, 1, 3, 0) == verdict(12.6, 1, 2, 0) == "not"
+    assert verdict(-3, 1, 20, 0) == verdict(-3, None, 1, 0) == "not"
 
 
 @pytest.mark.skipif(not PAGES, reason="needs the book (make report)")
@@ -514,12 +518,13 @@ def test_the_verdicts_of_the_scoreboard_follow_from_its_numbers():
             if word == "not tested":
                 continue
             name, *more = re.findall(r"`(runs/[^:]+::[^:]+):", here)
+            count = int(float(numbers[of[0]])) if (of := re.findall(r"`(runs/[^:]+::[^:]+):", n)) else int(n)
             value, error = float(numbers[name]), float(numbers[f"{name}-se"]) if n != "1" else None
             assert (f"{name}-se" in more[:1]) == (n != "1"), here
             if section.startswith("Few weights"):
                 want = "reproduced" if value <= claimed else "partly" if value <= 2 * claimed else "not"
             else:
-                want = verdict(-value if "less time" in section.splitlines()[2] else value, error, claimed)
+                want = verdict(-value if "less time" in section.splitlines()[2] else value, error, count, claimed)
             if line.startswith("| a short training") and want == "reproduced":
                 want = "partly"  # the control had less
             assert word == want, (section.splitlines()[0], name, value, error)

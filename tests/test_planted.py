@@ -79,7 +79,7 @@ def test_the_fair_control_comes_first_and_only_what_was_measured_has_a_row(resul
 
 def test_a_front_has_the_original_first_and_layers_are_summed_over_the_seeds(results):
     front = [{"alpha": 2.0}, {"alpha": 35.0}]
-    point = {"accuracy": 0.8, "success": 0.9, "success_control": 0.1}
+    point = {"accuracy": 0.8, "success": 0.9, "success_control": 0.1, "lost": 0.3, "lost_control": 0.05}
     layers = {"a.weight": {"weights": 10, "changed": 4, "kept": 5, "changed_kept": 3},
               "b.weight": {"weights": 10, "changed": 0, "kept": 1, "changed_kept": 0},
               "b.bias": {"weights": 2, "changed": 1, "kept": 1, "changed_kept": 1}}
@@ -96,6 +96,7 @@ def test_a_front_has_the_original_first_and_layers_are_summed_over_the_seeds(res
     said = planted.told()
     assert (said["first-verdict"], said["last-verdict"]) == ("survives", "is gone")
     assert said["first-most-changed-kept"] == pytest.approx(0.6)
+    assert (said["last-turned-wrong"], said["last-by-control"]) == pytest.approx((0.3, 0.05))
     table = planted.by_layer()
     assert table["changed"].tolist() == pytest.approx([0.8, 0])
     assert table["kept"].tolist() == pytest.approx([0.5, 0.1])

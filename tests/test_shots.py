@@ -72,7 +72,8 @@ def test_the_fair_control_comes_first_and_what_was_not_run_is_left_out(rows):
         "none: restricted original", "labels", "none: restricted original", "no labels"]
     assert lines["images"].tolist() == [0, 5, 5, 500, 0, 20, 0, 200]
     assert lines["n"].tolist() == [2, 2, 1, 1, 1, 1, 1, 1]
-    assert lines[shots.AT].tolist() == ["+0.00", "-25.00 (5.00)", "-10.00", "+2.00", "+0.00", "+10.00", "+0.00", "-5.00"]
+    assert lines[shots.AT].tolist() == [
+        "+0.00", "-25.00 (5.00)", "-10.00", "+2.00", "+0.00", "+10.00", "+0.00", "-5.00"]
     assert lines["norms only: points"].tolist()[:3] == ["", "-10.00 (0.00)", ""]  # frozen norms have no such control
 
 
