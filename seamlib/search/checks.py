@@ -174,9 +174,9 @@ def check_structure(structure: float, left: float) -> None:
     if structure > 1 - left:
         raise ValueError(f"structure is {structure:g}, but at most {math.floor(1000 * (1 - left)) / 1000:g} of what "
                          "the channels of this model cost can go, and with that all answers are the same: the others "
-                         "must stay, as they are multiplied by one another (squeeze and excitation), in groups, or "
-                         "read by what is no convolution, linear layer or batch norm. Give far less, or 0 for a "
-                         "mask without structure; ResNet, VGG, MobileNetV2 and EfficientNet-Lite can lose most")
+                         "must stay, as they are in grouped convolutions, or read by attention, layer norms or what "
+                         "else `compact` does not follow. Give far less, or 0 for a mask without structure; ResNet, "
+                         "VGG, MobileNet and EfficientNet can lose most")
 
 
 def check_names(names: Iterable[str], norms: Iterable[str]) -> None:

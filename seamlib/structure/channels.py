@@ -130,6 +130,8 @@ class ChannelGraph(Nodes):
             return np.where(self.border(node) & (before[0] != 0), np.nan, before[0])
         if kind == "addition":
             return before[0] + before[1]
+        if kind == "product":  # also of what is not constant
+            return np.where((before[0] == 0) | (before[1] == 0), 0.0, before[0] * before[1])
         if kind == "flatten":
             return np.repeat(before[0], self.width(node) // len(before[0]))
         if kind == "concatenation":
@@ -190,7 +192,7 @@ class ChannelGraph(Nodes):
         for node in self.nodes:
             kind = self.kind[node]
             inputs = [a for a in node.all_input_nodes if a in self.start]
-            if kind in ("pointwise", "pool", "depthwise", "addition"):
+            if kind in ("pointwise", "pool", "depthwise", "addition", "product"):
                 pairs += [(self._of(node), self._of(a)) for a in inputs]
             elif kind == "flatten":
                 each = self.width(node) // self.width(inputs[0])

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torchvision.ops import stochastic_depth
 
 from ..trial import first_line
 from .ordinary import Same, Tracer
@@ -19,11 +20,12 @@ POINTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Sigmo
              nn.modules.batchnorm._BatchNorm)
 POOLS = (Same, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
          nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
-POINTWISE_CALLS = {F.relu, torch.relu, F.relu6, F.silu, F.gelu, torch.sigmoid, torch.tanh, F.hardswish, F.dropout,
-                   "relu", "relu_", "sigmoid", "tanh", "contiguous"}
+POINTWISE_CALLS = {F.relu, torch.relu, F.relu6, F.silu, F.gelu, torch.sigmoid, torch.tanh, F.hardswish, F.hardsigmoid,
+                   F.dropout, stochastic_depth, "relu", "relu_", "sigmoid", "tanh", "contiguous"}
 POOL_CALLS = {F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool2d}
 WINDOW_CALLS = {F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d}
 ADDITIONS = {operator.add, operator.iadd, torch.add}
+PRODUCTS = {operator.mul, operator.imul, torch.mul}
 
 
 class _Whole(nn.Module):
@@ -119,6 +121,9 @@ class Nodes:
         if target in ADDITIONS and len(tensors) == len(node.args) == 2 and not node.kwargs and (
                 self.shape(tensors[0]) == self.shape(tensors[1])):
             return "addition"
+        if target in PRODUCTS and len(tensors) == len(node.args) == 2 and not node.kwargs and (
+                self._one_each(*map(self.shape, tensors))):
+            return "product"
         if (isinstance(module, nn.Flatten) or target in (torch.flatten, "flatten")) and len(tensors) == 1 and (
                 len(self.shape(node)) == 2 and self.shape(node)[0] == self.shape(tensors[0])[0]):
             return "flatten"
@@ -126,6 +131,11 @@ class Nodes:
                 len(tensors) == len(node.args[0])):  # type: ignore[arg-type]
             return "concatenation"
         return "other"
+
+    @staticmethod
+    def _one_each(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
+        """Whether both have the same channels, and each as many places as the other or one."""
+        return len(a) == len(b) and a[:2] == b[:2] and all(m == n or 1 in (m, n) for m, n in zip(a, b, strict=True))
 
     def _alone(self, node: fx.Node) -> bool:
         """Whether the node's module holds nothing, or is called here only and has its parameters to itself."""

@@ -59,14 +59,14 @@ def test_the_source_models_answer_the_same_with_fewer_weights(name, shapes):
     assert report.channels[layers[-1]] == (10, 10)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "densenet121", "squeezenet1_0",
-                                  "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "densenet121",
+                                  "squeezenet1_0", "shufflenet_v2_x0_5"])
 def test_models_of_torchvision(name):
     model = killed(torchvision.models.get_model(name, weights=None), 0.5)
     small, report = compact(model, torch.rand(1, 3, 65, 65, dtype=torch.float64))
     same(model, small, 3, 71, 66)
     assert weights(small) < weights(model)
-    assert bool(report.left) == (name in ("mobilenet_v3_small", "shufflenet_v2_x0_5"))  # products, shuffles
+    assert bool(report.left) == (name == "shufflenet_v2_x0_5")  # shuffles
 
 
 @pytest.mark.parametrize("removed", [0.5, 0.9, 0.99])
@@ -84,18 +84,21 @@ def test_random_masks(name, size, removed):
 
 
 class Net(nn.Module):
-    """One of everything: padding, strides, a residual addition, a depthwise layer, a concatenation, two poolings."""
+    """One of everything: padding, strides, a residual addition, squeeze and excitation, a depthwise layer, a
+    concatenation, two poolings."""
 
     def __init__(self, padding, activation):
         super().__init__()
         self.a, self.b = nn.Conv2d(2, 5, 3, padding=padding), nn.Conv2d(5, 5, 3, padding=1, bias=False)
         self.norm, self.act = nn.BatchNorm2d(5), activation
+        self.squeeze, self.excite = nn.Conv2d(5, 3, 1), nn.Conv2d(3, 5, 1)
         self.deep, self.c = nn.Conv2d(5, 5, 3, padding=1, groups=5), nn.Conv2d(10, 4, 3, stride=2, padding=padding)
         self.late, self.out = nn.BatchNorm2d(4), nn.Linear(4 * 4, 3)
 
     def forward(self, x):
         x = self.act(self.a(x))
         x = self.act(self.norm(self.b(x)) + x)
+        x = x * self.excite(self.act(self.squeeze(x.mean((2, 3), keepdim=True)))).sigmoid()
         x = torch.cat([self.deep(x), F.max_pool2d(x, 3, 1, 1)], 1)
         x = self.late(self.act(self.c(x)))
         return self.out(F.adaptive_avg_pool2d(x, 2).flatten(1))
@@ -126,6 +129,37 @@ def test_channels_by_hand():
     assert convolutions[0].weight.flatten().tolist() == [1]
     assert convolutions[1].weight.flatten().tolist() == [1]
     assert convolutions[1].bias.tolist() == [16]  # 1 + 3 * 5
+
+
+class Product(nn.Module):
+    """Two branches, multiplied."""
+
+    def __init__(self, left, right):
+        super().__init__()
+        self.left, self.right, self.out = left, right, nn.Conv2d(3, 2, 1)
+
+    def forward(self, x):
+        return self.out(self.left(x) * self.right(x)).flatten(1)
+
+
+def test_a_product_is_constant_where_a_factor_is_zero_or_both_are_constant():
+    model = Product(nn.Conv2d(1, 3, 1), nn.Sequential(nn.Conv2d(1, 3, 1), nn.AdaptiveAvgPool2d(1))).eval()
+    left, right = model.left, model.right[0]
+    left.weight.data[:, 0, 0, 0], left.bias.data = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, 2.0, 1.0])
+    right.weight.data[:, 0, 0, 0], right.bias.data = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([1.0, 3.0, 0.0])
+    small, report = compact(model, torch.rand(1, 1, 4, 4))
+    assert report.channels == {"left": (3, 1), "right.0": (3, 1), "out": (2, 2)}
+    constant = model.out.bias + 6 * model.out.weight[:, 1, 0, 0]  # 0 times anything, and 2 times 3
+    torch.testing.assert_close(small.get_submodule("model.out").bias, constant)
+    same(model.double(), small.double(), 1, 4, 4)
+
+
+def test_a_product_with_other_channels_is_left_alone():
+    model = Product(nn.Conv2d(1, 3, 1), nn.Conv2d(1, 1, 1)).eval()  # one map for all three
+    model.left.weight.data[0], model.left.bias.data[0] = 0, 0
+    _, report = compact(model, torch.rand(1, 1, 4, 4))
+    assert list(report.left) == ["mul"]
+    assert report.channels["left"] == (3, 3)
 
 
 def test_under_padding_one_constant_channel_stands_for_all():

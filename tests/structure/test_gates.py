@@ -211,6 +211,30 @@ def test_a_search_for_structure_masks_all_layers_that_read_channels(problem):
         reengineer(model, head, train, val, SEARCH, names=["3.weight", "7.weight", "9.weight"])
 
 
+class Unknown(nn.Module):
+    """Channels that are read by what is not understood."""
+
+    def __init__(self):
+        super().__init__()
+        self.before, self.after = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 3, 6)
+
+    def forward(self, x):
+        return self.after(self.before(x).softmax(1)).flatten(1)
+
+
+def test_more_structure_than_can_go_is_refused_before_the_search_as_nothing_would_be_left(problem):
+    _, head, train, val = problem
+    with pytest.raises(ValueError, match="structure is 0.7, but at most 0 of what the channels .* with that all answ"):
+        reengineer(Unknown(), head, train, val, SEARCH)
+    chain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 6), nn.Flatten())
+    layers, _ = channel_groups(chain, IMAGE)
+    most = 1 - layers["0.weight"].read - layers["2.weight"].written  # the image and the answers stay
+    assert 0.1 < most < 0.99
+    with pytest.raises(ValueError, match=f"structure is 0.99, but at most {str(most)[:5]}"):
+        reengineer(chain, head, train, val, dataclasses.replace(SEARCH, structure=0.99))
+    assert Run(chain, head, None, dataclasses.replace(SEARCH, structure=most - 0.01), 8, IMAGE).gates is not None
+
+
 class Squeezed(nn.Module):
     """Channels that are multiplied by one another, as squeeze and excitation does it."""
 
@@ -223,17 +247,17 @@ class Squeezed(nn.Module):
         return self.after(x * self.gate(x.mean((2, 3), keepdim=True)).sigmoid()).flatten(1)
 
 
-def test_more_structure_than_can_go_is_refused_before_the_search_as_nothing_would_be_left(problem):
+def test_channels_that_are_multiplied_by_one_another_go_together(problem):
     _, head, train, val = problem
-    with pytest.raises(ValueError, match="structure is 0.7, but at most 0 of what the channels .* with that all answ"):
-        reengineer(Squeezed(), head, train, val, SEARCH)
-    chain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 6), nn.Flatten())
-    layers, _ = channel_groups(chain, IMAGE)
-    most = 1 - layers["0.weight"].read - layers["2.weight"].written  # the image and the answers stay
-    assert 0.1 < most < 0.99
-    with pytest.raises(ValueError, match=f"structure is 0.99, but at most {str(most)[:5]}"):
-        reengineer(chain, head, train, val, dataclasses.replace(SEARCH, structure=0.99))
-    assert Run(chain, head, None, dataclasses.replace(SEARCH, structure=most - 0.01), 8, IMAGE).gates is not None
+    torch.manual_seed(0)
+    model = Squeezed()
+    found = reengineer(model, head, train, val, dataclasses.replace(SEARCH, structure=0.4))
+    stays = found.masks["before.weight"].flatten(1).any(1)
+    assert 0 < stays.sum() < 4
+    assert not found.masks["gate.weight"][~stays].any()
+    small, report = compact(found.module(), IMAGE)
+    assert not report.left
+    assert {after for _, after in (report.channels[f"0.{n}"] for n in ("before", "gate"))} == {int(stays.sum())}
 
 
 def test_without_structure_there_are_no_gates(problem):
