@@ -41,9 +41,9 @@ def compact(model: nn.Module, example: Tensor, *, multiple: int = 1) -> tuple[nn
     number is a multiple of it, as far as it has them; engines work on channels in blocks of up to BLOCK, and DeepSparse
     1.8.0 answers wrongly for some numbers that are no multiples of that. Understood are convolutions (also depthwise),
     linear layers, batch norm, activations, pooling, additions, products, concatenations of channels and flattening;
-    anything else keeps all of its channels and is named in the report. Under zero padding a constant channel is not constant at the
-    border: all such channels of a tensor become one. There are never more weights than before. `model`, in eval mode,
-    is unchanged; the result is a torch.fx.GraphModule.
+    anything else keeps all of its channels and is named in the report. Under zero padding a constant channel is not
+    constant at the border: all such channels of a tensor become one. There are never more weights than before. `model`,
+    in eval mode, is unchanged; the result is a torch.fx.GraphModule.
 
     Raises ValueError if the model is in train mode, cannot be traced, has weights that are no parameters, does not take
     the example, or one image of it, if `multiple` is below 1, or (a check that is made on several images and on one)

@@ -255,7 +255,7 @@ def test_channels_that_are_multiplied_by_one_another_go_together(problem):
     stays = found.masks["before.weight"].flatten(1).any(1)
     assert 0 < stays.sum() < 4
     assert not found.masks["gate.weight"][~stays].any()
-    small, report = compact(found.module(), IMAGE)
+    _, report = compact(found.module(), IMAGE)
     assert not report.left
     assert {after for _, after in (report.channels[f"0.{n}"] for n in ("before", "gate"))} == {int(stays.sum())}
 
