@@ -299,13 +299,15 @@ def test_the_readme_states_what_taking_channels_out_buys():
 
 def test_students_and_what_they_inherit_are_told_apart_by_attack_and_match_the_readme():
     table = students.transfer("transfer")
-    tables = {"resnet20": table, "timm/tf_efficientnet_lite0": students.transfer("transfer-lite0")}
+    tables = {("resnet20", "cifar10"): table,
+              **{("timm/tf_efficientnet_lite0", dataset): students.transfer(name) for dataset, name in (
+                  ("cifar10", "transfer-lite0"), ("folder:data/flowers-partial", "transfer-lite0-flowers"))}}
     kept = [records.read(p) for p in RESULTS.glob("defect_inheritance/*.json")]
     for r in kept:
         of = next(s for s in map(records.read, RESULTS.glob("indirect_reuse/*.json"))
                   if s.sha256["student"] == r.sha256["student"])
         attack, method = r.parameters["attack"], students.method_of(of.parameters)
-        mine = tables[of.parameters["model"]]
+        mine = tables[of.parameters["model"], of.parameters["dataset"]]
         (row,) = mine[(mine["method"] == method) & (mine["seed"] == of.seed)].to_dict("records")
         assert row[f"inherited, {attack}"] == r.results[f"dir_{attack}"]
         assert row[f"noise, {attack}"] == r.results[f"dir_{attack}_noise"]
