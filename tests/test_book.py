@@ -342,7 +342,7 @@ def test_the_readmes_example_removes_weights_and_hands_the_model_on(tmp_path, mo
 
 
 def test_the_books_example_runs_on_photos_of_any_size(tmp_path, monkeypatch, capsys):
-    code = "".join(re.findall(r"```python\n(.*?)```", (ROOT / "book/own.md").read_text(), re.DOTALL))
+    code = "#---\n".join(re.findall(r"```python\n(.*?)```", (ROOT / "book/own.md").read_text(), re.DOTALL))
     for part, folder, darker in itertools.product(("train", "test"), ("0_other", "1_shepherd"), range(4)):
         place = tmp_path / "photos" / part / folder
         place.mkdir(parents=True, exist_ok=True)
@@ -354,10 +354,14 @@ def test_the_books_example_runs_on_photos_of_any_size(tmp_path, monkeypatch, cap
         code = code.replace(old, new)
     names: dict = {}
     monkeypatch.chdir(tmp_path)
-    exec(code, names)
+    *search, channels = code.split("#---\n")
+    exec("".join(search), names)
     assert names["found"].picks.keys() == {"a", "b", "paper", "2", "5", "12", "30"}
     assert names["masked"](torch.rand(1, 3, 64, 64)).shape == (1, 2)
     assert "30: kept 100.0%" in capsys.readouterr().out  # four steps remove nothing
+    exec(channels, names)
+    assert {p.name for p in tmp_path.glob("*.onnx")} == {f"shepherd{alpha}.onnx" for alpha in ("0.5", "1", "2", "4")}
+    assert names["left"] < 0.6  # of the last point
 
 
 def test_one_setting_to_start_with_is_recommended():
