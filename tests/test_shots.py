@@ -2,6 +2,7 @@
 
 import math
 
+import direct
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import pytest
@@ -75,6 +76,14 @@ def test_the_fair_control_comes_first_and_what_was_not_run_is_left_out(rows):
     assert lines[shots.AT].tolist() == [
         "+0.00", "-25.00 (5.00)", "-10.00", "+2.00", "+0.00", "+10.00", "+0.00", "-5.00"]
     assert lines["norms only: points"].tolist()[:3] == ["", "-10.00 (0.00)", ""]  # frozen norms have no such control
+
+
+def test_what_searches_gain_over_others_is_told_problem_by_problem():
+    of_two, of_three = "superclass2", "superclass3"
+    found = [search(of_two, 0, 0.82, 0.1), search(of_three, 0, 0.8, 0.3), search("superclass4", 0, 0.1, None)]
+    others = [search(of_three, 0, 0.8, None), search(of_two, 0, 0.8, 0.2), search("superclass5", 0, 0.9, 0.9)]
+    assert direct.gained(found, others) == pytest.approx({  # superclasses 2 and 3 are in both
+        "at-points": 1, "at-points-se": 1, "kept": 0.6, "less-kept": 0.4, "less-kept-se": 0.3})
 
 
 def test_pages_render_before_any_search_is_there(monkeypatch):

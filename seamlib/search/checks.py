@@ -171,11 +171,14 @@ def check_gated(names: Iterable[str], layers: Iterable[str]) -> None:
 
 def check_structure(structure: float, left: float) -> None:
     """ValueError if so much of what channels cost cannot go; `left`: the share that stays with every gate shut."""
+    if left == 1 and structure:
+        raise ValueError(f"structure is {structure:g}, but no channel of this model can go: it has no convolution or "
+                         "linear layer that `compact` follows between others; give 0, for a mask without structure")
     if structure > 1 - left:
         raise ValueError(f"structure is {structure:g}, but at most {math.floor(1000 * (1 - left)) / 1000:g} of what "
-                         "the channels of this model cost can go, and with that all answers are the same: the others "
-                         "must stay, as they are in grouped convolutions, or read by attention, layer norms or what "
-                         "else `compact` does not follow. Give far less, or 0 for a mask without structure; ResNet, "
+                         "the channels of this model cost can go, with nothing left that tells images apart: the "
+                         "others must stay, as they are in grouped convolutions, or read by attention, layer norms "
+                         "or what else `compact` does not follow. Give far less, or 0 for a mask without structure; ResNet, "
                          "VGG, MobileNet and EfficientNet can lose most")
 
 

@@ -92,7 +92,7 @@ def channel_graph(model: nn.Module, example: Tensor) -> tuple[ChannelGraph, Tens
 
 
 class ChannelGraph(Nodes):
-    """What is known about each node's channels; a branch that is constant has become a shift."""
+    """What is known about each node's channels; a branch that is constant has become a shift or a scale."""
 
     def __init__(self, graph: fx.GraphModule):
         super().__init__(graph)
@@ -105,7 +105,7 @@ class ChannelGraph(Nodes):
         for node in self.nodes:
             if node in self.start:
                 self.constant[node] = self._constants(node)
-        self._shift_constant_branches()
+        self._take_constant_branches()
         self.group = self._joined()  # of each atom: the number of those that stay or go together
 
     # constants, forward
@@ -152,20 +152,21 @@ class ChannelGraph(Nodes):
             found = function(*args, **{**node.kwargs, **({"training": False} if function is F.dropout else {})})
         return np.where(np.isnan(values), np.nan, found.reshape(-1).double().numpy())
 
-    def _shift_constant_branches(self) -> None:
-        """x + b, with b all constant, becomes x + a vector: nobody reads the branch any more."""
+    def _take_constant_branches(self) -> None:
+        """x + b or x * b, with b all constant, has a vector for b: nobody reads the branch any more."""
         for node in list(self.nodes):
-            if self.kind[node] != "addition":
+            if self.kind[node] not in ("addition", "product"):
                 continue
             a, b = node.all_input_nodes
             for branch, other in ((a, b), (b, a)):
                 values = self.constant.get(branch)
-                if values is not None and not np.isnan(values).any() and np.isnan(self.constant[other]).any():
+                if values is not None and not np.isnan(values).any() and np.isnan(self.constant[other]).any() and (
+                        self.shape(other) == self.shape(node)):
                     value = torch.from_numpy(values).to(next(self.graph.parameters()).device,
                                                         node.meta["tensor_meta"].dtype)
-                    shift = Shift(value.reshape(-1, *[1] * (len(self.shape(node)) - 2)))
-                    name = f"shift_{node.name}"
-                    self.graph.add_submodule(name, shift)
+                    kind = Shift if self.kind[node] == "addition" else Scale
+                    name = f"{kind.__name__.lower()}_{node.name}"
+                    self.graph.add_submodule(name, kind(value.reshape(-1, *[1] * (len(self.shape(node)) - 2))))
                     with self.graph.graph.inserting_before(node):
                         new = self.graph.graph.call_module(name, (other,))
                     new.meta = dict(node.meta)
@@ -214,3 +215,10 @@ class Shift(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.value
+
+
+class Scale(Shift):
+    """x times a number for each channel: what a constant branch multiplies by."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.value

@@ -25,7 +25,7 @@ POINTWISE_CALLS = {F.relu, torch.relu, F.relu6, F.silu, F.gelu, torch.sigmoid, t
 POOL_CALLS = {F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool2d}
 WINDOW_CALLS = {F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d}
 ADDITIONS = {operator.add, operator.iadd, torch.add}
-PRODUCTS = {operator.mul, operator.imul, torch.mul}
+PRODUCTS = {operator.mul, torch.mul}  # torch.fx writes *= as mul
 
 
 class _Whole(nn.Module):
@@ -118,12 +118,11 @@ class Nodes:
         if pools and len(tensors) == 1 and len(self.shape(tensors[0])) > 2 and (
                 getattr(module, "divisor_override", None) is None and "divisor_override" not in node.kwargs):
             return "pool"
-        if target in ADDITIONS and len(tensors) == len(node.args) == 2 and not node.kwargs and (
-                self.shape(tensors[0]) == self.shape(tensors[1])):
-            return "addition"
-        if target in PRODUCTS and len(tensors) == len(node.args) == 2 and not node.kwargs and (
-                self._one_each(*map(self.shape, tensors))):
-            return "product"
+        if target in ADDITIONS | PRODUCTS and len(tensors) == len(node.args) == 2 and not node.kwargs:
+            if target in ADDITIONS and self.shape(tensors[0]) == self.shape(tensors[1]):
+                return "addition"
+            if target in PRODUCTS and self._one_each(*map(self.shape, tensors)):
+                return "product"
         if (isinstance(module, nn.Flatten) or target in (torch.flatten, "flatten")) and len(tensors) == 1 and (
                 len(self.shape(node)) == 2 and self.shape(node)[0] == self.shape(tensors[0])[0]):
             return "flatten"

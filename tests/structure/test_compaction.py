@@ -1,4 +1,5 @@
 import copy
+import operator
 from functools import partial
 
 import pytest
@@ -131,19 +132,31 @@ def test_channels_by_hand():
     assert convolutions[1].bias.tolist() == [16]  # 1 + 3 * 5
 
 
+class Call(nn.Module):
+    """A function, as a layer."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
 class Product(nn.Module):
     """Two branches, multiplied."""
 
-    def __init__(self, left, right):
+    def __init__(self, left, right, by=operator.mul):
         super().__init__()
-        self.left, self.right, self.out = left, right, nn.Conv2d(3, 2, 1)
+        self.left, self.right, self.out, self.by = left, right, nn.Conv2d(3, 2, 1), by
 
     def forward(self, x):
-        return self.out(self.left(x) * self.right(x)).flatten(1)
+        return self.out(self.by(self.left(x), self.right(x))).flatten(1)
 
 
-def test_a_product_is_constant_where_a_factor_is_zero_or_both_are_constant():
-    model = Product(nn.Conv2d(1, 3, 1), nn.Sequential(nn.Conv2d(1, 3, 1), nn.AdaptiveAvgPool2d(1))).eval()
+@pytest.mark.parametrize("by", [operator.mul, operator.imul, torch.mul])
+def test_a_product_is_constant_where_a_factor_is_zero_or_both_are_constant(by):
+    model = Product(nn.Conv2d(1, 3, 1), nn.Sequential(nn.Conv2d(1, 3, 1), nn.AdaptiveAvgPool2d(1)), by).eval()
     left, right = model.left, model.right[0]
     left.weight.data[:, 0, 0, 0], left.bias.data = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, 2.0, 1.0])
     right.weight.data[:, 0, 0, 0], right.bias.data = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([1.0, 3.0, 0.0])
@@ -151,6 +164,17 @@ def test_a_product_is_constant_where_a_factor_is_zero_or_both_are_constant():
     assert report.channels == {"left": (3, 1), "right.0": (3, 1), "out": (2, 2)}
     constant = model.out.bias + 6 * model.out.weight[:, 1, 0, 0]  # 0 times anything, and 2 times 3
     torch.testing.assert_close(small.get_submodule("model.out").bias, constant)
+    same(model.double(), small.double(), 1, 4, 4)
+
+
+def test_a_factor_that_is_all_constant_is_gone():
+    gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 3, 1),
+                         Call(F.hardsigmoid))
+    model = Product(nn.Conv2d(1, 3, 1), gate).eval()
+    gate[3].weight.data[:] = 0
+    gate[3].bias.data = torch.tensor([-9.0, 0.0, 9.0])  # factors 0, 1/2 and 1
+    small, report = compact(model, torch.rand(1, 1, 4, 4))
+    assert report.channels == {"left": (3, 2), "right.1": (2, 0), "right.3": (3, 0), "out": (2, 2)}
     same(model.double(), small.double(), 1, 4, 4)
 
 

@@ -224,13 +224,15 @@ class Unknown(nn.Module):
 
 def test_more_structure_than_can_go_is_refused_before_the_search_as_nothing_would_be_left(problem):
     _, head, train, val = problem
-    with pytest.raises(ValueError, match="structure is 0.7, but at most 0 of what the channels .* with that all answ"):
-        reengineer(Unknown(), head, train, val, SEARCH)
+    for model in (Unknown(), nn.Sequential(nn.Unflatten(1, (1, 1)), nn.Flatten(1, 2), nn.Flatten(2), nn.Linear(64, 6),
+                                           nn.Flatten(), nn.Unflatten(1, (3, 2)), nn.AvgPool1d(2), nn.Flatten())):
+        with pytest.raises(ValueError, match="structure is 0.7, but no channel of this model can go: it has no conv"):
+            reengineer(model, head, train, val, SEARCH)
     chain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 6), nn.Flatten())
     layers, _ = channel_groups(chain, IMAGE)
     most = 1 - layers["0.weight"].read - layers["2.weight"].written  # the image and the answers stay
     assert 0.1 < most < 0.99
-    with pytest.raises(ValueError, match=f"structure is 0.99, but at most {str(most)[:5]}"):
+    with pytest.raises(ValueError, match=f"structure is 0.99, but at most {str(most)[:5]} .* with nothing left that"):
         reengineer(chain, head, train, val, dataclasses.replace(SEARCH, structure=0.99))
     assert Run(chain, head, None, dataclasses.replace(SEARCH, structure=most - 0.01), 8, IMAGE).gates is not None
 
