@@ -178,8 +178,8 @@ def check_structure(structure: float, left: float) -> None:
         raise ValueError(f"structure is {structure:g}, but at most {math.floor(1000 * (1 - left)) / 1000:g} of what "
                          "the channels of this model cost can go, with nothing left that tells images apart: the "
                          "others must stay, as they are in grouped convolutions, or read by attention, layer norms "
-                         "or what else `compact` does not follow. Give far less, or 0 for a mask without structure; ResNet, "
-                         "VGG, MobileNet and EfficientNet can lose most")
+                         "or what else `compact` does not follow. Give far less, or 0 for a mask without structure; "
+                         "ResNet, VGG, MobileNet and EfficientNet can lose most")
 
 
 def check_names(names: Iterable[str], norms: Iterable[str]) -> None:
