@@ -134,7 +134,7 @@ def cells(preset: str, given: dict[str, Any], within: tuple[str, ...] = ()) -> l
     return stages
 
 
-def _values(value: Any, within: tuple[str, ...]) -> list[Any]:
+def _values(value: Any, within: tuple[str, ...] = ()) -> list[Any]:
     """The values of one axis: `value`, or all that are listed in it, with the records that `_records` finds."""
     return [v for listed in (value if isinstance(value, list) else [value]) for v in _records(listed, within)]
 
