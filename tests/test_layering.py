@@ -1,6 +1,8 @@
 """Arrows between modules point one way (the shape of the library)."""
 
 import ast
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
@@ -94,3 +96,9 @@ def test_the_library_never_prints_or_reads_argv_or_environment(path):
             assert node.value.attr != "environ" or isinstance(node.ctx, ast.Store)
     uses = sum(isinstance(n, ast.Attribute) and n.attr == "environ" for n in ast.walk(TREES[path]))
     assert uses == (1 if path.stem == "timing" else 0)  # DeepSparse's reports home are switched off
+
+
+def test_the_library_is_imported_without_torchvision_and_timm_which_take_seconds():
+    code = "import sys, seamlib; print({'torchvision', 'timm'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..evaluate import Batch, check_answer, measuring, pair
 from ..masks.masks import Masks, apply_masks, binarize, masked_call
 from ..records import parameters, runtime
+from ..structure.gates import Gates
 from ..trial import called, first_line
 from .settings import Search
 
@@ -169,17 +170,18 @@ def check_gated(names: Iterable[str], layers: Iterable[str]) -> None:
                          "layers, as a channel is worth what reads it")
 
 
-def check_structure(structure: float, left: float) -> None:
-    """ValueError if so much of what channels cost cannot go; `left`: the share that stays with every gate shut."""
-    if left == 1 and structure:
+def check_structure(structure: float, gates: Gates) -> None:
+    """ValueError if no channel has a gate, or if less of what channels cost can go than `structure` asks for."""
+    if not gates.values.numel():
         raise ValueError(f"structure is {structure:g}, but no channel of this model can go: it has no convolution or "
                          "linear layer that `compact` follows between others; give 0, for a mask without structure")
-    if structure > 1 - left:
-        raise ValueError(f"structure is {structure:g}, but at most {math.floor(1000 * (1 - left)) / 1000:g} of what "
-                         "the channels of this model cost can go, with nothing left that tells images apart: the "
-                         "others must stay, as they are in grouped convolutions, or read by attention, layer norms "
-                         "or what else `compact` does not follow. Give far less, or 0 for a mask without structure; "
-                         "ResNet, VGG, MobileNet and EfficientNet can lose most")
+    most = 1 - float(gates.cost(torch.zeros_like(gates.values)))
+    if structure > most:
+        raise ValueError(f"structure is {structure:g}, but at most {math.floor(1000 * most) / 1000:g} of what the "
+                         "channels of this model cost can go, with nothing left that tells images apart: the others "
+                         "must stay, as they are in grouped convolutions, or read by attention, layer norms or what "
+                         "else `compact` does not follow. Give far less, or 0 for a mask without structure; ResNet, "
+                         "VGG, MobileNet and EfficientNet can lose most")
 
 
 def check_names(names: Iterable[str], norms: Iterable[str]) -> None:

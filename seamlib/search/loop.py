@@ -102,7 +102,7 @@ class Run:
         self.gates = Gates(self.model, example[:1]) if search.structure and example is not None else None
         checks.check_gated(self.scores, self.gates.layers if self.gates else ())
         if self.gates is not None:
-            checks.check_structure(search.structure, float(self.gates.cost(torch.zeros_like(self.gates.values))))
+            checks.check_structure(search.structure, self.gates)
         self.norms = batch_norms(self.model) if search.norms != "frozen" else {}
         checks.check_names(self.scores, self.norms)
         self.trained, self.offsets = lowering.prepared(self.model, self.scores, self.search.precision, not self.norms)

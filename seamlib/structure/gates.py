@@ -76,7 +76,7 @@ class Gates:
         `opened` [..., groups]: 1 where a group stays, 0 where it goes.
         """
         opened = _with_fixed(opened)
-        parts = [] if self.layers else [torch.ones_like(opened[..., 0])]
+        parts = []
         for layer in self.layers.values():
             into, out = opened[..., layer.into].mean(-1), opened[..., layer.out].mean(-1)
             parts.append(layer.pairs * into * out + layer.read * into + layer.written * out)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torchvision.ops import stochastic_depth
 
 from ..trial import first_line
 from .ordinary import Same, Tracer
@@ -21,7 +20,8 @@ POINTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Sigmo
 POOLS = (Same, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
          nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d)
 POINTWISE_CALLS = {F.relu, torch.relu, F.relu6, F.silu, F.gelu, torch.sigmoid, torch.tanh, F.hardswish, F.hardsigmoid,
-                   F.dropout, stochastic_depth, "relu", "relu_", "sigmoid", "tanh", "contiguous"}
+                   F.dropout, "relu", "relu_", "sigmoid", "tanh", "contiguous"}
+DEPTH = "stochastic_depth"  # torchvision's function, by its name: to import it would take seconds
 POOL_CALLS = {F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool2d}
 WINDOW_CALLS = {F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d}
 ADDITIONS = {operator.add, operator.iadd, torch.add}
@@ -112,17 +112,17 @@ class Nodes:
             return "depthwise" if module.groups == module.in_channels == module.out_channels else "other"
         if isinstance(module, nn.Linear) and len(self.shape(self.before(node))) == 2 and self._alone(node):
             return "linear"
-        if isinstance(module, POINTWISE) or target in POINTWISE_CALLS:
+        if isinstance(module, POINTWISE) or target in POINTWISE_CALLS or getattr(target, "__name__", "") == DEPTH:
             return "pointwise" if len(tensors) == 1 and (module is None or self._alone(node)) else "other"
         pools = isinstance(module, POOLS) or target in POOL_CALLS | WINDOW_CALLS or self._mean_over_space(node)
         if pools and len(tensors) == 1 and len(self.shape(tensors[0])) > 2 and (
                 getattr(module, "divisor_override", None) is None and "divisor_override" not in node.kwargs):
             return "pool"
-        if target in ADDITIONS | PRODUCTS and len(tensors) == len(node.args) == 2 and not node.kwargs:
-            if target in ADDITIONS and self.shape(tensors[0]) == self.shape(tensors[1]):
-                return "addition"
-            if target in PRODUCTS and self._one_each(*map(self.shape, tensors)):
-                return "product"
+        shapes = [self.shape(a) for a in tensors] if len(tensors) == len(node.args) == 2 and not node.kwargs else []
+        if shapes and target in ADDITIONS and shapes[0] == shapes[1]:
+            return "addition"
+        if shapes and target in PRODUCTS and self._one_each(*shapes):
+            return "product"
         if (isinstance(module, nn.Flatten) or target in (torch.flatten, "flatten")) and len(tensors) == 1 and (
                 len(self.shape(node)) == 2 and self.shape(node)[0] == self.shape(tensors[0])[0]):
             return "flatten"
