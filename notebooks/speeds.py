@@ -73,8 +73,8 @@ def smaller_images() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).groupby(columns[:-1], sort=False, as_index=False).median()
 
 
-def deepsparse_again() -> pd.DataFrame:
-    """The models of preset ship-again as each run has timed them on DeepSparse, 16 images a call: a row a run.
+def deepsparse_again(images: int = 16) -> pd.DataFrame:
+    """The models of preset ship-again as each run has timed them on DeepSparse, so many `images` a call: a row a run.
 
     model, run (where it is from), ms of a call: `original, onnxruntime` (how fast the machine was at that hour),
     `original` and `zeros` (the masked model) on DeepSparse; `time` (zeros over original).
@@ -89,7 +89,7 @@ def deepsparse_again() -> pd.DataFrame:
                                           ("Ship it, once more", "ship-again", "ship", "masked")):
         for record in report.of_preset(preset, notebook):
             if which(record) in map(which, twice):
-                old, sparse = (record.results["latency"][e]["16"]["by_model"] for e in ("onnxruntime", "deepsparse"))
+                old, sparse = (record.results["latency"][e][str(images)]["by_model"] for e in ("onnxruntime", "deepsparse"))
                 rows.append({"model": record.task, "run": run,
                              "original, onnxruntime": 1000 * old["original"]["median"],
                              "original": 1000 * sparse["original"]["median"],

@@ -538,6 +538,19 @@ def test_the_verdicts_of_the_scoreboard_follow_from_its_numbers():
     assert checked == {"reproduced", "partly", "not"}
 
 
+@pytest.mark.skipif(not PAGES, reason="needs the book (make report)")
+@pytest.mark.parametrize(("better", "worse", "name"), [
+    ("vgg-last", (3, -0.5), "all"),  # "the VGG16 reaches more at a loss of less than half a point"
+    ("lite-1", "lite-three-quarters", "points"),  # "the search is worth more than small images"
+    ("lite-last", "lite-half", "restricted"),
+    ("one-1", "one-three-quarters", "points")])
+def test_the_words_of_ship_it_follow_from_its_numbers(better, worse, name):
+    said = {key.split("::")[1]: text for key, text in glued().items() if key.startswith("runs/shipping.ipynb")}
+    if isinstance(worse, str):
+        worse = [float(said[f"{worse}-{what}"]) for what in ("faster", "points")]
+    assert all(float(said[f"{better}-{what}"]) > than for what, than in zip(("faster", name), worse, strict=True))
+
+
 def test_a_changed_record_changes_the_text_without_an_edit(tmp_path):
     for name in ("notebooks", "book", "_config.yml", "pyproject.toml"):
         copied = shutil.copytree if (ROOT / name).is_dir() else shutil.copyfile
