@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import index
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from .plain import check_evaluating
 
 Predict = Callable[[Tensor], Tensor]
 Batch = tuple[Tensor, Tensor]
@@ -75,7 +78,10 @@ def chosen(predict: Predict, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def count_right(predict: Predict, batches: Iterable[Batch]) -> tuple[int, int]:
-    """(samples whose label is the arg max of `predict(x)`, samples), in full fp32; ValueError if there is none."""
+    """(samples whose label is the arg max of `predict(x)`, samples), in full fp32; ValueError if there is none, or if
+    `predict` is a module in train mode."""
+    if isinstance(predict, nn.Module):
+        check_evaluating(predict)
     right = total = 0
     with measuring():
         for x, y in map(pair, batches):
@@ -91,11 +97,18 @@ def accuracy(predict: Predict, batches: Iterable[Batch]) -> float:
     """Share of samples, in [0, 1], whose label is the arg max of `predict(x)`.
 
     `predict` maps images [B, ...] to outputs [B, n] and must already be in eval mode; `batches` yields (images,
-    whole numbers [B]). Raises ValueError if there is no sample, for labels or outputs of another shape, labels without
-    an output, and outputs that are NaN.
+    whole numbers [B]). Raises ValueError for a module in train mode, which would also change its running averages, if
+    there is no sample, for labels or outputs of another shape, labels without an output, and outputs that are NaN.
     """
     right, total = count_right(predict, batches)
     return right / total
+
+
+def whole_number(value: object) -> int:
+    """`value` as an int; TypeError unless it is a whole number, of Python, numpy or torch, and no truth value."""
+    if isinstance(value, bool) or (isinstance(value, Tensor) and value.dtype == torch.bool):
+        raise TypeError
+    return index(value)  # type: ignore[arg-type]
 
 
 class Restrict(nn.Module):
@@ -105,13 +118,20 @@ class Restrict(nn.Module):
 
     def __init__(self, classes: Sequence[int]):
         super().__init__()
-        classes = list(classes)
-        if not classes or len(set(classes)) < len(classes) or not all(c >= 0 and c == int(c) for c in classes):
-            raise ValueError(f"classes are {classes}: they must be one or more whole numbers from 0 on, each once")
-        self.register_buffer("classes", torch.tensor(classes))
+        try:
+            numbers = [whole_number(c) for c in classes]
+        except TypeError:
+            numbers = []
+        if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
+            raise ValueError(f"classes are {classes!r}: they must be one or more whole numbers from 0 on, each once")
+        self.register_buffer("classes", torch.tensor(numbers))
 
     def forward(self, logits: Tensor) -> Tensor:
-        return logits[:, self.classes.to(logits.device)]
+        try:  # no comparison, which torch.fx could not trace
+            return logits[:, self.classes.to(logits.device)]
+        except IndexError as e:
+            raise ValueError(f"the model has {logits.shape[1]} outputs, and none for class {int(self.classes.max())}: "
+                             "classes are the numbers of its outputs, from 0 on") from e
 
 
 class AmongAll(Restrict):
@@ -121,10 +141,11 @@ class AmongAll(Restrict):
     """
 
     def forward(self, logits: Tensor) -> Tensor:
+        own = super().forward(logits)
         others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
         others[self.classes] = False
         none = logits.new_full((len(logits), 1), -torch.inf)  # where `classes` are all there are
-        return torch.cat([super().forward(logits), torch.cat([logits[:, others], none], 1).amax(1, keepdim=True)], 1)
+        return torch.cat([own, torch.cat([logits[:, others], none], 1).amax(1, keepdim=True)], 1)
 
 
 class OneVsRest(nn.Module):
@@ -137,13 +158,21 @@ class OneVsRest(nn.Module):
 
     def __init__(self, target: int):
         super().__init__()
-        if target < 0 or target != int(target):
-            raise ValueError(f"target is {target}: it must be a whole number from 0 on, of a class")
-        self.register_buffer("target", torch.tensor(target))
+        try:
+            number = whole_number(target)
+        except TypeError:
+            number = -1
+        if number < 0:
+            raise ValueError(f"target is {target!r}: it must be a whole number from 0 on, of a class")
+        self.register_buffer("target", torch.tensor(number))
 
     def forward(self, logits: Tensor) -> Tensor:
         logits, target = logits.float(), self.target.to(logits.device).reshape(1)
-        return torch.cat([self.rest(logits.index_fill(1, target, -torch.inf)), logits[:, target]], 1)
+        try:
+            return torch.cat([self.rest(logits.index_fill(1, target, -torch.inf)), logits[:, target]], 1)
+        except IndexError as e:
+            raise ValueError(f"the model has {logits.shape[1]} outputs, and none for class {int(self.target)}: classes "
+                             "are the numbers of its outputs, from 0 on") from e
 
     def rest(self, others: Tensor) -> Tensor:
         """[B, 1]: what stands for all others; `others` [B, C] are their logits, and -infinity for the target."""
@@ -165,13 +194,17 @@ class RestrictedHead(nn.Module):
     """A head that begins as the restricted original: its `answer` (Restrict or OneVsRest), then for each of the `n`
     labels a factor, at first 1, and a shift, at first 0, that are learnt. Takes logits [B, C], returns [B, n].
 
-    Raises ValueError for another kind of answer: a mask file could not say what it was.
+    Raises ValueError for another kind of answer: a mask file could not say what it was; and for another number of
+    labels than the answer has, or less than two.
     """
 
     def __init__(self, answer: nn.Module, n: int):
         super().__init__()
         if type(answer) not in (Restrict, OneVsRest):
             raise ValueError(f"the answer is a {type(answer).__name__}: a head begins as a Restrict or an OneVsRest")
+        if n != (has := len(answer.classes) if isinstance(answer, Restrict) else 2) or n < 2:
+            raise ValueError(f"a head of {n!r} labels is to begin as the answer among {has}: they must be as many, and "
+                             "two at least; for one class against all others give OneVsRest(class) and 2")
         self.answer, self.scale, self.shift = answer, nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
 
     def forward(self, logits: Tensor) -> Tensor:
@@ -224,6 +257,8 @@ def probe(model: Predict, train: Iterable[Batch], test: Iterable[Batch]) -> floa
     def outputs(batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
         parts = [(check_answer(model(x), len(x)).relu().cpu(), y.cpu()) for x, y in map(pair, batches)]
         return torch.cat([z for z, _ in parts]), torch.cat([y for _, y in parts])
+    if isinstance(model, nn.Module):
+        check_evaluating(model)
     with measuring():
         (x, y), (x_test, y_test) = outputs(train), outputs(test)
     fitted = LogisticRegression(max_iter=2000).fit(x.numpy(), y.numpy())

@@ -300,10 +300,13 @@ def new_head(n_in: int, n_out: int, classes: Sequence[int] = ()) -> nn.Module:
 def split(model: nn.Module) -> tuple[nn.Module, int]:
     """(body, number of features) of a classifier: a copy of it whose last linear layer hands on what it would read.
 
-    Last in order of definition, as in every model of this module. Raises ValueError if there is no linear layer.
+    Last in order of definition, as in every model of this module, but for those inside of attention. Raises ValueError
+    if there is no linear layer.
     """
     body = copy.deepcopy(copyable(model))
-    linear = [(name, m) for name, m in body.named_modules() if isinstance(m, nn.Linear)]
+    attention = tuple(f"{name}." for name, m in body.named_modules() if isinstance(m, nn.MultiheadAttention))
+    linear = [(name, m) for name, m in body.named_modules()
+              if isinstance(m, nn.Linear) and not f"{name}.".startswith(attention)]
     if not linear:
         raise ValueError(f"{type(model).__name__} has no linear layer: there is no output layer to take off")
     name, output = linear[-1]

@@ -29,10 +29,15 @@ class Together(nn.Module):
 
     def __init__(self, models: Sequence[nn.Module]):
         super().__init__()
+        if not models:
+            raise ValueError("there is no model to put together: give one for each class")
         self.models = nn.ModuleList(models)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([model(x).float().log_softmax(1)[:, 1] for model in self.models], 1)
+        answers = [model(x) for model in self.models]
+        if other := [z.shape[1] for z in answers if z.shape[1] != 2]:
+            raise ValueError(f"one of the models has {other[0]} outputs: each must answer [other, class]")
+        return torch.stack([z.float().log_softmax(1)[:, 1] for z in answers], 1)
 
 
 def of_classes(found: Sequence[Record], classes: Sequence[int], about: Mapping[str, Any]) -> list[Record]:

@@ -45,6 +45,17 @@ def called(model: nn.Module, x: Tensor) -> Any:
                          f"{list(x.shape)} on {x.device}: {first_line(e)}") from e
 
 
+def difference(found: Tensor, want: Tensor) -> float:
+    """The largest difference of two answers of one shape, as a share of the largest number of `want`.
+
+    Infinities that are the same, and numbers that neither is, are no difference.
+    """
+    found, want = found.double(), want.double()
+    same = (found == want) | (found.isnan() & want.isnan())
+    largest = float(want.abs().masked_fill(~want.isfinite(), 0).max()) or 1.0
+    return float((found - want).abs().masked_fill(same, 0).max()) / largest
+
+
 def first_line(error: Exception) -> str:
     """What an error says first, or its kind."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -116,3 +116,10 @@ def test_the_records_of_the_wanted_classes_are_taken_in_their_order():
 def test_records_that_cannot_be_put_together_are_refused(found, classes, words):
     with pytest.raises(ValueError, match=words):
         together.of_classes(found, classes, ABOUT)
+
+
+def test_models_of_other_outputs_are_refused():
+    with pytest.raises(ValueError, match="one of the models has 3 outputs: each must answer"):
+        together.Together([torch.nn.Linear(2, 2), torch.nn.Linear(2, 3)])(torch.rand(1, 2))
+    with pytest.raises(ValueError, match="there is no model to put together"):
+        together.Together([])

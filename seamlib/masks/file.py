@@ -36,6 +36,7 @@ class MaskFile(NamedTuple):
     classes: tuple[str, ...] = ()  #: name of each target label, if the file says them
     preprocessing: Mapping[str, Any] = {}  #: what an image goes through before the model, if the file says it
     norms: Mapping[str, Norms] = {}  #: pick name -> scales and shifts of batch norms; of each pick, maybe none
+    own_head: bool = False  #: whether the head is none that the library makes
 
 
 class Masked(Protocol):
@@ -50,12 +51,14 @@ class Masked(Protocol):
 
 
 def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, weights: str,
-               classes: Sequence[str] = (), preprocessing: Mapping[str, Any] | None = None) -> str:
+               classes: Sequence[str] = (), preprocessing: Mapping[str, Any] | None = None, unsaved: str = "",
+               own_head: bool = False) -> str:
     """Write masks, heads and norms to one safetensors file, at most one bit a weight; return its digest.
 
     `picks` maps a name to a pick; equal ones are stored once. `source` and `weights`
     (the digest of the source model's state_dict) say what the masks belong to, `classes` the names of the target
-    labels, `preprocessing` (JSON values) what is done to an image before. Written atomically.
+    labels, `preprocessing` (JSON values) what is done to an image before, `unsaved` is the `unsaved_digest` of the
+    source, and `own_head` says that its head is none that the library makes. Written atomically.
 
     Bits are packed; those of each further pick are stored as the difference from the pick before, and all are
     deflated. The digest is over the packed bits, the heads and the norms, so it does not depend on the compressor.
@@ -76,7 +79,8 @@ def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, we
             tensors |= {f"{pick}/{k}": v for k, v in group.items()}
     own = runtime.digest(tensors)
     meta = {"schema": SCHEMA, "source": source, "weights": weights, "shapes": shapes, "picks": where, "digest": own,
-            "classes": list(classes), "preprocessing": dict(preprocessing or {})}
+            "classes": list(classes), "preprocessing": dict(preprocessing or {}),
+            **({"unsaved": unsaved} if unsaved else {}), **({"own_head": True} if own_head else {})}
     meta = json.loads(json.dumps(meta))  # as it will be read
     meta["seal"] = _seal(meta)
     before: Any = 0
@@ -117,7 +121,8 @@ def load_masks(path: Path | str, model: nn.Module | None = None) -> MaskFile:
                                 if k.startswith(f"{first}/{part}.")} for pick, first in meta["picks"].items()}
                         for part in ("head", "norms"))
         found = MaskFile(masks, heads, str(meta["source"]), str(meta["weights"]), meta["digest"],
-                         tuple(meta.get("classes", ())), dict(meta.get("preprocessing", {})), norms)
+                         tuple(meta.get("classes", ())), dict(meta.get("preprocessing", {})), norms,
+                         bool(meta.get("own_head")))
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, OverflowError, zlib.error) as e:
         raise ValueError(f"{path} was edited or damaged ({e}): make it again") from e
     if not whole:
@@ -129,7 +134,17 @@ def load_masks(path: Path | str, model: nn.Module | None = None) -> MaskFile:
         if (these := runtime.digest(model.state_dict())) != found.weights:
             raise ValueError(f"{path} was made for {found.source} with weights {found.weights[:12]}..., but these "
                              f"are {these[:12]}...: load the weights that the mask belongs to")
+        if meta.get("unsaved", "") not in ("", unsaved_digest(model)):
+            raise ValueError(f"{path} was made for {found.source} with other buffers that its state_dict leaves out, "
+                             "such as the mean and deviation of images: make the model as it was made then")
     return found
+
+
+def unsaved_digest(model: nn.Module) -> str:
+    """Digest of the buffers of `model` that its state_dict leaves out (`persistent=False`); empty if there are none."""
+    saved = model.state_dict()
+    hidden = {name: b for name, b in model.named_buffers() if name not in saved}
+    return runtime.digest(hidden) if hidden else ""
 
 
 def _inflate(tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> None:

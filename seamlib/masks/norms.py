@@ -30,8 +30,17 @@ def batch_norms(model: nn.Module) -> dict[str, BatchNorm]:
     return found
 
 
-def restate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Give the batch norms of `model`, in place, the statistics of these images [B, ...], and scales and shifts with
+def without_statistics(model: nn.Module) -> dict[str, BatchNorm]:
+    """Those of `batch_norms(model)` that `apply_norms` has left with a scale and a shift alone, by name.
+
+    In train mode they would make another network of `model`: `restate` gives them statistics first.
+    """
+    return {name: norm for name, norm in batch_norms(model).items() if norm.weight is not None
+            and not norm.running_mean.any() and (norm.running_var == 1 - norm.eps).all()}  # type: ignore[union-attr]
+
+
+def restate(norms: Mapping[str, BatchNorm], model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Give these batch norms of `model`, in place, the statistics of these images [B, ...], and scales and shifts with
     which eval mode says what it said.
 
     Where one image in ten is of a class that was one in a thousand, a channel that tells this class varies far more. In
@@ -46,8 +55,8 @@ def restate(model: nn.Module, batches: Iterable[Tensor]) -> None:
         before, total, squares = seen.get(name, (0, torch.zeros_like(mean), torch.zeros_like(mean)))
         seen[name] = before + n, total + n * mean, squares + n * (var + mean**2)
 
-    norms = batch_norms(model)
-    hooks = [norm.register_forward_pre_hook(lambda _, x, name=name: note(name, x[0])) for name, norm in norms.items()]
+    hooks = [norm.register_forward_pre_hook(lambda _, x, named, name=name: note(name, *x, *named.values()),
+                                            with_kwargs=True) for name, norm in norms.items()]
     try:
         with torch.no_grad():
             for x in batches:

@@ -93,6 +93,24 @@ def read(path: Path | str) -> Stored | None:
         return None
 
 
+def checkpoint(path: Path | str, kind: str, about: Mapping[str, Any]) -> Stored | None:
+    """What `write` left at `path`, if values[kind] there is `about`; None if there is nothing.
+
+    Raises ValueError, with what differs, for a checkpoint of something else, and for any other file: it would be
+    written over.
+    """
+    stored = read(path)
+    if stored is None and not Path(path).exists():
+        return None
+    if stored is None or kind not in stored[1]:
+        raise ValueError(f"{path} is there, and is no checkpoint of a {kind}, or is damaged: give a path of its own, "
+                         "or remove the file")
+    before, now = stored[1][kind], json.loads(json.dumps(dict(about)))
+    if other := ", ".join(name for name in {**before, **now} if before.get(name) != now.get(name)):
+        raise ValueError(f"the checkpoint was made with other parameters ({other}): remove it, or give those")
+    return stored
+
+
 def progress(train: Any, device: torch.device, optimisers: Mapping[str, torch.optim.Optimizer]) -> dict[str, Tensor]:
     """What the epochs to come depend on beside weights: optimisers, random numbers, and where `train` stands."""
     tensors = {f"{name}/{i}/{key}": torch.as_tensor(value) for name, optimiser in optimisers.items()
@@ -103,7 +121,13 @@ def progress(train: Any, device: torch.device, optimisers: Mapping[str, torch.op
         tensors["random-cuda"] = torch.cuda.get_rng_state(device)
     if (position := getattr(train, "position", None)) is not None:
         tensors["position"] = position
-    return tensors
+    return tensors | {f"drawn/{i}": draw.get_state() for i, draw in enumerate(_drawing(train))}
+
+
+def _drawing(train: Any) -> list[torch.Generator]:
+    """The generators of a DataLoader and of its sampler, which draw the order of the images."""
+    owners = (train, getattr(train, "sampler", None))
+    return [draw for owner in owners if isinstance(draw := getattr(owner, "generator", None), torch.Generator)]
 
 
 def go_on(tensors: Mapping[str, Tensor], train: Any, device: torch.device,
@@ -124,6 +148,8 @@ def go_on(tensors: Mapping[str, Tensor], train: Any, device: torch.device,
         torch.cuda.set_rng_state(tensors["random-cuda"], device)
     if "position" in tensors:
         train.position = tensors["position"]
+    for k, draw in enumerate(_drawing(train)):
+        draw.set_state(tensors[f"drawn/{k}"])
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

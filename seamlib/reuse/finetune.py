@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ..evaluate import Batch, Loader, accuracy, chosen, measuring, pair
 from ..masks.masks import apply_masks
+from ..masks.norms import BatchNorm, restate, without_statistics
 from ..plain import sound, takes_train_mode, train_mode
 from ..records import cache, parameters, runtime
 from ..search import checks, lowering
@@ -74,11 +75,13 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
     With `val` the first epoch of highest accuracy on it is returned, without it the last epoch. `model` is unchanged.
     `train` and `val` yield (images [B, ...], labels [B]). Weights without requires_grad stay as they are, and those
     outside the masks `hold` (boolean, by the names of `model`'s parameters) are zero from the first step to the last;
-    without it they are free to grow again. `checkpoint`: a file that holds the state after each epoch;
-    if it is there, training goes on from it and ends with the same weights. Whoever gives it also removes it, and sees
-    to it that it is given for the same model and batches. Raises ValueError if there is nothing to train or the
-    checkpoint is of other parameters, TrainingStopped, with the epoch and the last good model, if the loss is not
-    finite.
+    without it they are free to grow again. Batch norms that a search has left with a scale and a shift alone take the
+    statistics of `train` first, so that training begins where the model stands.
+
+    `checkpoint`: a file that holds the state after each epoch; if it is there, training goes on from it and ends with
+    the same weights. Whoever gives it also removes it, and sees to it that it is given for the same model and images.
+    Raises ValueError if there is nothing to train or the file is no checkpoint of these parameters, TrainingStopped,
+    with the epoch and the last good model, if the loss is not finite.
     """
     checks.check_length(train)
     if val is not None:
@@ -92,28 +95,39 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
     optimiser = _optimiser(model, training)
     rates = [group["lr"] for group in optimiser.param_groups]
     steps, step = training.epochs * len(train), 0
+    about = {**dataclasses.asdict(training), "batches": len(train),
+             "model": {name: list(p.shape) for name, p in model.named_parameters()}}  # an output layer begins anew
     history: History = []
     best, best_state, good = -1.0, None, None
     whole: bool | None = None  # not known before the first batch
+    least = 1 + any(isinstance(m, BatchNorm) for m in model.modules())  # images: one has no statistics
     with runtime.seeded(training.seed, device):
-        if checkpoint is not None and (stored := cache.read(checkpoint)):
-            history, best_state = _restore(stored, training, model, optimiser, train, device)
+        if checkpoint is not None and (stored := cache.checkpoint(checkpoint, "training", about)):
+            history, best_state = _restore(stored, model, optimiser, train, device)
             step, good = len(history) * len(train), copy.deepcopy(model.state_dict())
             best = max((e["accuracy"] for e in history if "accuracy" in e), default=best)
+        elif norms := without_statistics(model):
+            with measuring():
+                restate(norms, model.eval(), (x.to(device) for x, _ in map(pair, train)))
         for epoch in range(len(history), training.epochs):
             if _waited(history, training.patience):
                 break
             sum_loss, n = torch.zeros((), device=device), 0
-            for x, y in map(pair, train):
+            for x, y in checks.counted(map(pair, train), len(train)):
                 x, y = x.to(device), y.to(device)
                 whole = _tried(model, x, y, training.precision) if whole is None else whole
                 if n == 0:
                     train_mode(model, whole)
+                if len(y) < least:
+                    continue
                 if training.schedule == "cosine":
                     for group, rate in zip(optimiser.param_groups, rates, strict=True):
                         group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
                 with runtime.autocast(device, training.precision):
-                    loss = F.cross_entropy(model(x).float(), y)
+                    answer = model(x).float()
+                    if epoch == 0:
+                        checks.check_labels(y, answer.shape[1])
+                    loss = F.cross_entropy(answer, y)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
@@ -137,7 +151,7 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
                     best, best_state = record["accuracy"], good
             history.append(record)
             if checkpoint is not None:
-                _save(checkpoint, training, model, optimiser, train, device, history, best_state)
+                _save(checkpoint, about, model, optimiser, train, device, history, best_state)
             if on_epoch is not None:
                 on_epoch(record)
     if best_state is not None:
@@ -187,20 +201,18 @@ def _waited(history: History, patience: int) -> bool:
     return 0 < patience < len(accuracies) and max(accuracies[-patience:]) <= max(accuracies[:-patience])
 
 
-def _save(path: Path | str, training: Training, model: nn.Module, optimiser: torch.optim.SGD, train: Loader,
+def _save(path: Path | str, about: Mapping[str, Any], model: nn.Module, optimiser: torch.optim.SGD, train: Loader,
           device: torch.device, history: History, best: dict[str, Tensor] | None) -> None:
     """Everything that the epochs to come depend on."""
     tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"best/{k}": v for k, v in (best or {}).items()}
     tensors |= cache.progress(train, device, {"optimiser": optimiser})
-    cache.write(path, tensors, {"training": dataclasses.asdict(training), "history": history})
+    cache.write(path, tensors, {"training": dict(about), "history": history})
 
 
-def _restore(stored: cache.Stored, training: Training, model: nn.Module, optimiser: torch.optim.SGD, train: Loader,
+def _restore(stored: cache.Stored, model: nn.Module, optimiser: torch.optim.SGD, train: Loader,
              device: torch.device) -> tuple[History, dict[str, Tensor] | None]:
     tensors, values = stored
-    if values["training"] != dataclasses.asdict(training):
-        raise ValueError("the checkpoint was made with other parameters: remove it, or give those parameters")
     model.load_state_dict(cache.part(tensors, "model/"))
     cache.go_on(tensors, train, device, {"optimiser": optimiser})
     return values["history"], cache.part(tensors, "best/") or None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from torch import nn
 from ..evaluate import Loader
 from ..masks.masks import Masks
 from ..masks.norms import BatchNorm
-from ..records import cache
+from ..records import cache, runtime
 from ..structure.gates import Gates
 from .found import Pick
 from .log import Log
@@ -34,8 +35,8 @@ class Live(Protocol):
     done: int
 
 
-def save(path: Path | str, run: Live, log: Log, train: Loader) -> None:
-    """Everything that the epochs to come depend on."""
+def save(path: Path | str, run: Live, log: Log, train: Loader, about: Mapping[str, Any]) -> None:
+    """Everything that the epochs to come depend on; `about`: what `told` says of the search."""
     tensors = {f"scores/{name}": t for name, t in run.scores.items()}
     tensors |= {f"head/{name}": t for name, t in run.head.state_dict().items()}
     tensors |= {"gates": run.gates.values, "worth": run.gates.worth} if run.gates else {}
@@ -45,20 +46,18 @@ def save(path: Path | str, run: Live, log: Log, train: Loader) -> None:
         tensors |= {f"pick/{series}/head/{name}": t for name, t in p.head.items()}
         tensors |= {f"pick/{series}/norms/{name}": t for name, t in p.norms.items()}
     tensors |= cache.progress(train, run.device, {"alone": run.alone, "both": run.both})
-    cache.write(path, tensors, {"search": _settings(run, log), "history": log.history, "front": log.found.front,
+    cache.write(path, tensors, {"search": dict(about), "history": log.history, "front": log.found.front,
                                 "picks": {series: p.epoch for series, p in log.found.picks.items()}})
 
 
-def restore(path: Path | str, run: Live, log: Log, train: Loader) -> None:
+def restore(path: Path | str, run: Live, log: Log, train: Loader, about: Mapping[str, Any]) -> None:
     """Set all of these to what they were when `save` wrote `path`; nothing, if nothing is there.
 
-    Raises ValueError for a checkpoint of other parameters.
+    Raises ValueError for a checkpoint of a search of which `told` says something else, and for any other file.
     """
-    if not (stored := cache.read(path)):
+    if not (stored := cache.checkpoint(path, "search", about)):
         return
     tensors, values = stored
-    if values["search"] != _settings(run, log):
-        raise ValueError("the checkpoint was made with other parameters: remove it, or give those parameters")
     if run.search.max_removed is not None and any(1 - e["kept"] >= run.search.max_removed
                                                   for e in values["history"][:-1]):
         return  # it is further than this search should go
@@ -88,8 +87,11 @@ def _norms(run: Live) -> dict[str, torch.Tensor]:
             for key, t in run.trained.get_submodule(name).state_dict(keep_vars=True).items()}
 
 
-def _settings(run: Live, log: Log) -> dict[str, Any]:
-    """All that an epoch and its picks depend on; when the search stops is not."""
+def told(run: Live, log: Log, train: Loader) -> dict[str, Any]:
+    """All that an epoch and its picks depend on, but for the images; when the search stops is not."""
     search = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(run.search).items()
               if k != "max_removed"}  # as JSON will have it
-    return {**search, "names": list(run.scores), "targets": {series: str(t) for series, t in log.targets.items()}}
+    return {**search, "names": list(run.scores), "targets": {series: str(t) for series, t in log.targets.items()},
+            "model": runtime.digest(log.found.source.state_dict()), "batches": len(train),
+            "head": {name: list(p.shape) for name, p in log.found.new_head.named_parameters()},  # begins anew each time
+            "classes": runtime.digest(dict(log.found.new_head.named_buffers()))}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ..evaluate import Batch, check_answer, measuring, pair
 from ..masks.masks import Masks, apply_masks, binarize, masked_call
+from ..masks.norms import BatchNorm
 from ..records import parameters, runtime
 from ..structure.gates import Gates
 from ..trial import called, first_line
@@ -52,7 +53,19 @@ def check_images(n: int, epoch: int) -> None:
     """ValueError if the pass over `train` in `epoch`, counted from 0, gave no image; `n`: how many it gave."""
     if n == 0:
         raise ValueError(f"train gave no image in epoch {epoch}: it must give its batches in each pass, again and "
-                         "again; give a list or a DataLoader")
+                         "again; give a list or a DataLoader. Where there is batch norm a batch must have two images")
+
+
+def counted(batches: Iterable[Batch], said: int) -> Iterator[Batch]:
+    """The same batches; ValueError if there are more than `said`, or some but fewer: rates and alpha follow that."""
+    n = 0
+    for n, batch in enumerate(batches, 1):
+        if n > said:
+            break
+        yield batch
+    if n not in (0, said):
+        raise ValueError(f"train gave {'more' if n > said else n} batches in a pass, and its length says {said}: rates "
+                         "and alpha follow that; give a list or a DataLoader")
 
 
 def check_protocol(search: Search, protocol: str) -> None:
@@ -63,10 +76,11 @@ def check_protocol(search: Search, protocol: str) -> None:
                          "must be 0; use the paper's protocol or set patience to 0")
 
 
-def check_head(model: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> None:
-    """ValueError if `head` does not take what `model`, in eval mode, returns for images `x`, or lacks a label's output.
+def check_head(model: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> int:
+    """How many outputs `head` has; neither module is changed.
 
-    `y`: labels [B]. Neither module is changed.
+    ValueError if it does not take what `model`, in eval mode, returns for images `x`, or lacks an output of labels `y`
+    [B].
     """
     with measuring():
         logits = model(x[:1])
@@ -78,11 +92,17 @@ def check_head(model: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> None:
             raise ValueError(f"the head does not take what {type(model).__name__} returns, {list(logits.shape)}: "
                              f"{first_line(e)}; give one that does") from e
         n = check_answer(answers, 1).shape[1]
+    check_labels(y, n)
+    return n
+
+
+def check_labels(y: Tensor, outputs: int) -> None:
+    """ValueError for labels [B] of training images without an output, of so many `outputs`."""
     if len(y) and int(y.min()) < 0:
         raise ValueError(f"train has an image of label {int(y.min())}: labels must be 0 or more")
-    if len(y) and int(y.max()) >= n:
-        raise ValueError(f"train has an image of label {int(y.max())}, and the head has {n} output{'s' * (n > 1)}: "
-                         "give a head with an output for each label, from 0 on")
+    if len(y) and int(y.max()) >= outputs:
+        raise ValueError(f"train has an image of label {int(y.max())}, and the head has {outputs} "
+                         f"output{'s' * (outputs > 1)}: give a head with an output for each label, from 0 on")
 
 
 def check_learns(head: nn.Module, without: bool) -> None:
@@ -99,7 +119,11 @@ def answer(model: nn.Module, x: Tensor) -> Tensor:
 
 def check_answers(model: nn.Module, x: Tensor) -> None:
     """ValueError unless `model`, frozen and in eval mode, answers images `x` [B, ...] by its own parameters alone."""
-    if answer(copy.deepcopy(model), x).requires_grad:
+    answers = answer(copy.deepcopy(model), x)
+    if answers.shape[1] > 1 and (answers >= 0).all() and ((answers.float().sum(1) - 1).abs() < 1e-3).all():
+        raise ValueError(f"{type(model).__name__} returns probabilities, which add up to 1: take the softmax at its "
+                         "end off, so that it returns logits")
+    if answers.requires_grad:
         raise ValueError(f"{type(model).__name__} answers by weights that are not among its parameters, so no mask "
                          "would reach them: hold layers in an nn.ModuleList, weights in an nn.Parameter, and bind no "
                          "forward to another model")
@@ -115,22 +139,35 @@ def check_bf16(model: nn.Module, x: Tensor) -> None:
                          " precision to 'fp32'") from e
 
 
+def check_precision(model: nn.Module, names: Iterable[str], norms: Mapping[str, BatchNorm], head: nn.Module) -> None:
+    """ValueError if one of the weights `names`, of the `norms`, or of those of `head` that are trained, is of half
+    precision: what is learnt beside it would be rounded away."""
+    for name, t in (*((name, model.get_parameter(name)) for name in names),
+                    *((f"the norm {name}", norm.running_mean) for name, norm in norms.items()),
+                    *((f"the head's {name}", p) for name, p in head.named_parameters() if p.requires_grad)):
+        if t is not None and t.dtype in (torch.float16, torch.bfloat16):
+            raise ValueError(f"{name} is {str(t.dtype).removeprefix('torch.')}, in which the small steps of a search "
+                             "are rounded away: give model.float() and head.float(), and float32 images; "
+                             "precision='bf16' makes steps fast without that, and what is found may be halved again")
+
+
 def some_scores(weights: Iterable[tuple[str, Tensor]]) -> Masks:
     """Scores to try a model with: one weight in ten is out, drawn alike each time."""
     draw = torch.Generator().manual_seed(0)
     return {name: (torch.rand(w.shape, generator=draw) - 0.1).to(w).requires_grad_() for name, w in weights}
 
 
-def check_masks_reach(model: nn.Module, names: Iterable[str], x: Tensor) -> None:
-    """ValueError unless masks do to the answer for images `x` what zeros do in a copy, and gradients reach the scores.
+def check_masks_reach(model: nn.Module, names: Iterable[str], x: Tensor) -> set[str]:
+    """Those of `names` whose weights the answer for images `x` does not use, such as those of auxiliary heads.
 
-    `model`: frozen, in eval mode; it is unchanged. They do not where a part of the model is computed anew in the
+    ValueError unless masks do to that answer what zeros do in a copy, and gradients reach the scores. `model`: frozen,
+    in eval mode; it is unchanged. They do not where a part of the model is computed anew in the
     backward pass in a way that loses its weights, or where an answer is made without gradients.
     """
     model, what = copy.deepcopy(model), type(model).__name__
     scores = some_scores((name, model.get_parameter(name)) for name in names)
     if not scores:
-        return
+        return set()
     own = apply_masks(copy.deepcopy(model), binarize(scores))
     weights = {name: own.get_parameter(name).requires_grad_() for name in scores}
     images = x.clone().requires_grad_(x.is_floating_point())  # without, some checkpointing gives no gradient at all
@@ -139,7 +176,7 @@ def check_masks_reach(model: nn.Module, names: Iterable[str], x: Tensor) -> None
             with runtime.seeded(0, x.device):
                 z = call()
                 if z.requires_grad:
-                    z[z.isfinite()].square().mean().backward()
+                    z[z.isfinite()].float().square().mean().backward()
     pairs = [(score.grad, None if (grad := weights[name].grad) is None else
               (grad * model.get_parameter(name)).clamp(-1, 1)) for name, score in scores.items()]
     if all(found is None for found, _ in pairs):
@@ -149,6 +186,7 @@ def check_masks_reach(model: nn.Module, names: Iterable[str], x: Tensor) -> None
     if apart(pairs, OFF):
         raise ValueError(f"the gradients of masks on {what} are not those of a masked copy: a part of it is "
                          "computed anew in the backward pass; switch checkpointing off, or give it use_reentrant=False")
+    return {name for name, score in scores.items() if score.grad is None}
 
 
 def apart(pairs: Iterable[tuple[Tensor | None, Tensor | None]], tolerance: float) -> bool:

@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..evaluate import OneVsRest, Restrict, RestrictedHead
-from ..masks.file import load_masks, save_masks
+from ..masks.file import load_masks, save_masks, unsaved_digest
 from ..masks.masks import Masks, apply_masks
 from ..masks.norms import Norms, apply_norms
 from ..models import new_head
-from ..plain import plain
+from ..plain import copyable
 from ..records import parameters, runtime
 
 Epoch = dict[str, float]
@@ -40,14 +40,26 @@ class Reengineered:
     With a path each stage's end is a pick too, called by its alpha ("2", "0.5"), and a point of `front`.
     """
 
-    source: nn.Module
+    source: nn.Module  #: a copy of the model that was given, as it was then
     new_head: nn.Module
     history: list[Epoch]
     picks: dict[str, Pick]
     front: list[Epoch] = field(default_factory=list)  #: the history at the ends of a path's stages, each with its alpha
 
     def smallest(self, accuracy: float, series: str = "accuracy") -> str | None:
-        """The point of the front that keeps the fewest weights of those at least so accurate; None if there is none."""
+        """The point of the front that keeps the fewest weights of those at least so accurate; None if none is.
+
+        `accuracy`: in [0, 1]. `series`: "accuracy", or "accuracy_<part>" of a part of `val`. Raises ValueError for
+        another accuracy, a front without that series, and where there is no front.
+        """
+        if not self.front:
+            raise ValueError("there is no front to choose from: search with a path; and what is loaded has none, so "
+                             "note what was chosen when it is saved")
+        if series not in self.front[0] or not series.startswith("accuracy"):
+            raise ValueError(f"series is {series!r}: allowed are "
+                             f"{', '.join(key for key in self.front[0] if key.startswith('accuracy'))}")
+        if not 0 <= accuracy <= 1:
+            raise ValueError(f"accuracy is {accuracy}: it must be in [0, 1]")
         enough = [point for point in self.front if point[series] >= accuracy]
         return f"{min(enough, key=itemgetter('kept'))['alpha']:g}" if enough else None
 
@@ -63,7 +75,11 @@ class Reengineered:
 
     def module(self, pick: str = "paper") -> nn.Module:
         """The re-engineered model as a plain module in eval mode: masked copy of the source, its
-        batch norms as they adapted, then the head."""
+        batch norms as they adapted, then the head.
+
+        Norms that adapted have a scale and a shift, and no statistics: to train it further, use `finetune`, which gives
+        them those of its images first.
+        """
         parameters.check_choice("pick", pick, tuple(self.picks))
         body = apply_norms(apply_masks(copy.deepcopy(self.source), self.picks[pick].masks), self.picks[pick].norms)
         return nn.Sequential(body, self._head(pick)).eval()
@@ -72,11 +88,15 @@ class Reengineered:
              preprocessing: Mapping[str, Any] | None = None) -> str:
         """Write masks and heads to a file of at most one bit a weight (see `save_masks`); return its digest.
 
-        `source`: a name for the source model (default: its class's); its weights are named by their digest.
+        `source`: a name for the source model (default: its class's); its weights are named by their digest. `classes`:
+        a name for each label.
         """
+        if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+            raise ValueError(f"classes are {classes!r}: give a list of names, one for each label")
         return save_masks(path, self.picks, source=source or type(self.source).__name__,
                           weights=runtime.digest(self.source.state_dict()), classes=classes,
-                          preprocessing=preprocessing)
+                          preprocessing=preprocessing, unsaved=unsaved_digest(self.source),
+                          own_head=not _like(self.new_head, _head_of(self.picks["paper"].head)))
 
     @classmethod
     def load(cls, path: Path | str, source: nn.Module, head: nn.Module | None = None) -> Reengineered:
@@ -86,18 +106,18 @@ class Reengineered:
         `evaluate.RestrictedHead`, as the file has it. History, front and epochs are not in the file. Raises what
         `load_masks` raises, and ValueError for a head that does not fit.
         """
-        source = plain(source)
+        source = copyable(source)
         stored = load_masks(path, source)
         heads = [stored.heads[name] for name in stored.masks]
-        if head is None and (head := _head_of(heads[0])) is None:
-            raise ValueError(f"{path} has a head with {', '.join(heads[0])}, which is neither ReLU and Linear nor the "
-                             "restricted original's: give a module of its architecture as head")
+        if head is None and (stored.own_head or (head := _head_of(heads[0])) is None):
+            raise ValueError(f"{path} has a head with {', '.join(heads[0]) or 'no weights'}, which is neither ReLU and "
+                             "Linear nor the restricted original's: give a module of its architecture as head")
         picks = {name: Pick(-1, mask, stored.heads[name], stored.norms[name]) for name, mask in stored.masks.items()}
         try:
             copy.deepcopy(head).load_state_dict(heads[0])
         except RuntimeError as e:
             raise ValueError(f"the head does not fit that of {path}: {str(e).splitlines()[-1].strip()}") from e
-        return cls(source, head, [], picks)
+        return cls(copy.deepcopy(source), head, [], picks)
 
     def _head(self, pick: str) -> nn.Module:
         head = copy.deepcopy(self.new_head)
@@ -118,6 +138,11 @@ def _head_of(state: Mapping[str, Tensor]) -> nn.Module | None:
     else:
         return None
     return RestrictedHead(answer, len(state["scale"])).to(state["scale"].dtype)
+
+
+def _like(head: nn.Module, other: nn.Module | None) -> bool:
+    """Whether they are of the same modules."""
+    return other is not None and [type(m) for m in head.modules()] == [type(m) for m in other.modules()]
 
 
 class SearchStopped(RuntimeError):

@@ -29,8 +29,9 @@ class Log:
         self.search, self.targets = search, _targets(search, targets, self.parts)
         self.found = Reengineered(model, head, [], {})
         self.emptied = False  # whether a path has come to where nothing is kept
-        if names := {f"{alpha:g}" for alpha in search.path or ()} & set(self.parts):
-            raise ValueError(f"val has a part called {min(names)!r}, as a point of the path will be: call it otherwise")
+        if names := {"paper", *(f"{alpha:g}" for alpha in search.path or ())} & set(self.parts):
+            raise ValueError(f"val has a part called {min(names)!r}, as what is chosen on all of it, or a point of the "
+                             "path, will be: call it otherwise")
 
     @property
     def history(self) -> list[Epoch]:
@@ -100,10 +101,13 @@ def _targets(search: Search, targets: Mapping[str, float] | None, parts: Mapping
     """The target of each series; infinity (picks by accuracy minus kept fraction) where none is given."""
     series = [*parts, "paper"] if len(parts) > 1 else ["paper"]
     checks.check_protocol(search, "crossfit" if len(series) > 1 else "paper")
+    if not isinstance(targets or {}, Mapping):
+        raise ValueError(f"targets are {targets!r}: give a mapping of series to accuracies, or target_accuracy of the "
+                         "search, for all of them")
     if unknown := set(targets or {}) - set(series):
         raise ValueError(f"target for unknown series {sorted(unknown)[0]!r}: allowed are {', '.join(series)}")
-    if bad := [t for t in (targets or {}).values() if not t >= 0]:
-        raise ValueError(f"targets have {bad[0]}: a target must be an accuracy, in [0, 1]")
+    if bad := [t for t in (targets or {}).values() if not (0 <= t <= 1 or t == math.inf)]:
+        raise ValueError(f"targets have {bad[0]}: a target must be an accuracy, in [0, 1], or infinity for none")
     if search.target_accuracy is not None:
         return dict.fromkeys(series, search.target_accuracy)
     return {s: (targets or {}).get(s, math.inf) for s in series}

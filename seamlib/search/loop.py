@@ -42,7 +42,7 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
 
     `checkpoint`: a file that holds the state after each epoch; if it is there, the search goes on from it, and ends as
     it would have; `max_removed` may be another by then. Whoever gives it also removes it, and sees to it that it
-    is given for the same model, head and batches.
+    is given for the same images.
 
     `model` and `head` are unchanged; weights of the head without requires_grad stay as they are. The search runs on the
     device of the model's weights. Before the first step the model is tried on an image or two of `val`: ValueError for
@@ -51,7 +51,7 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     is not finite or nothing is kept.
     """
     checks.check_length(train)
-    model = sound(model)
+    model = copy.deepcopy(sound(model))
     log = Log(model, head, val, search, targets)
     run = Run(model, head, names, search, search.epochs * len(train), log.example)
     predict: Predict = run.predict
@@ -61,17 +61,18 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
         predict = run.head
     with runtime.seeded(search.seed, run.device):
         if checkpoint is not None:
-            checkpoints.restore(checkpoint, run, log, train)
+            about = checkpoints.told(run, log, train)
+            checkpoints.restore(checkpoint, run, log, train, about)
         if run.norms and run.done == 0:
             run.begin(map(pair, train))
         while not log.over:
             head_only = alone or search.head_only(epoch=len(log.history))
-            loss = run.train(map(pair, train), head_only)
+            loss = run.train(checks.counted(map(pair, train), len(train)), head_only)
             record = log.note(float(loss), run.kept(), predict, run.snapshot)
             if log.emptied:
                 break
             if checkpoint is not None:
-                checkpoints.save(checkpoint, run, log, train)
+                checkpoints.save(checkpoint, run, log, train, about)
             if on_epoch is not None:
                 on_epoch(record)
         log.end(run.snapshot)
@@ -87,24 +88,32 @@ class Run:
         self.device = next(model.parameters()).device
         self.search = dataclasses.replace(search, precision=runtime.precision(search.precision, self.device))
         self.done, self.all_steps = 0, steps
+        if not isinstance(head, nn.Module):
+            raise ValueError(f"the head is a {type(head).__name__}: it must be a torch.nn.Module")
         self.model = copy.deepcopy(model).requires_grad_(False)
         self.model.eval()
         example = None if example is None else example.detach().to(self.device)
         lowering.channels_last(self.model, example)
         self.head = copy.deepcopy(head).to(self.device)
+        names = None if names is None else list(names)
         self.scores = new_scores(self.model, names)
+        self.norms = batch_norms(self.model) if search.norms != "frozen" else {}
+        checks.check_precision(self.model, self.scores, self.norms, self.head)
+        self.outputs = 0  # how many there are; known from the first batch on
         self.whole = True  # is in train mode, not its layers alone
         if example is not None:
             checks.check_learns(self.head, bool(self.scores) and not search.head_only_every)
             checks.check_answers(self.model, example)
-            checks.check_masks_reach(self.model, self.scores, example)
+            unused = checks.check_masks_reach(self.model, self.scores, example)
+            if names is None:  # whose rent alone would move them
+                self.scores = {name: score for name, score in self.scores.items() if name not in unused}
             self.whole = takes_train_mode(self.model, example)
         self.gates = Gates(self.model, example[:1]) if search.structure and example is not None else None
         checks.check_gated(self.scores, self.gates.layers if self.gates else ())
         if self.gates is not None:
             checks.check_structure(search.structure, self.gates)
-        self.norms = batch_norms(self.model) if search.norms != "frozen" else {}
         checks.check_names(self.scores, self.norms)
+        self.lonely = bool(self.norms or any(isinstance(m, BatchNorm) for m in self.head.modules()))
         self.trained, self.offsets = lowering.prepared(self.model, self.scores, self.search.precision, not self.norms)
         if example is not None and self.search.precision == "bf16":
             checks.check_bf16(self.trained, example)
@@ -142,14 +151,16 @@ class Run:
     def begin(self, batches: Iterable[Batch]) -> None:
         """Before the first step: batch norms that adapt take the statistics of the target's images, see `restate`."""
         with measuring(), runtime.autocast(self.device, self.search.precision):
-            restate(self.trained.eval(), (x for x, _ in self._here(batches)))
+            restate(batch_norms(self.trained), self.trained.eval(), (x for x, _ in self._here(batches)))
 
     def _here(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches on the model's device; the first of all is tried on the head before it is used."""
         for n, (x, y) in enumerate(batches):
             x, y = x.to(self.device), y.to(self.device)
-            if n == self.done == 0 and y.dim() == 1:
-                checks.check_head(self.model, self.head, x, y)
+            if y.dim() == 1 and self.done * self.search.epochs < self.all_steps:  # in the first pass
+                if n == 0:
+                    self.outputs = checks.check_head(self.model, self.head, x, y)
+                checks.check_labels(y, self.outputs)
             yield x, y
 
     def train(self, batches: Iterable[Batch], head_only: bool) -> Tensor:
@@ -159,7 +170,7 @@ class Run:
         for x, y in self._here(batches):
             epoch, step = divmod(self.done, self.all_steps // self.search.epochs)
             self.done += 1
-            if self.norms and len(y) == 1:
+            if not y.numel() or (self.lonely and y.shape[-1] == 1):
                 continue  # one image has no statistics
             rate, alpha, left = rates(self.search, epoch + step * self.search.epochs / self.all_steps)
             self.rent.fill_(alpha / max(self.n_scores, 1))
@@ -169,7 +180,7 @@ class Run:
             losses = self.step(x, y, head_only)
             sum_losses = sum_losses + losses * y.shape[-1]  # labels [B]; of many problems [K, B]
             n += y.shape[-1]
-        if self.norms and n == 0 < self.done - begun:
+        if self.lonely and n == 0 < self.done - begun:
             raise ValueError("train has no batch of two images or more: batch norms that adapt need some")
         checks.check_images(n, begun // (self.all_steps // self.search.epochs))
         self.head.eval()

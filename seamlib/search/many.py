@@ -50,7 +50,7 @@ def reengineer_many(model: nn.Module, heads: Sequence[nn.Module], trains: Sequen
     if len({len(train) for train in trains}) > 1:
         raise ValueError(f"the problems have {', '.join(str(len(t)) for t in trains)} batches an epoch: they must have "
                          "as many, or be searched one by one")
-    model, names = sound(model), None if names is None else list(names)
+    model, names = copy.deepcopy(sound(model)), None if names is None else list(names)
     stackable = search.norms == "frozen" and search.labels == "hard"
     how = together if next(model.parameters()).device.type == "cuda" and stackable else one_by_one
     return how(model, heads, trains, vals, search, targets=targets, names=names, on_epoch=on_epoch)
@@ -77,7 +77,8 @@ def together(model: nn.Module, heads: Sequence[nn.Module], trains: Sequence[Load
         return one_by_one(model, heads, trains, vals, search, targets=targets, names=names, on_epoch=on_epoch)
     with runtime.seeded(search.seed, run.device):
         for epoch in range(search.epochs):
-            losses = run.train(_stacked(trains, run.device), not run.scores or search.head_only(epoch))
+            batches = checks.counted(_stacked(trains, run.device), len(trains[0]))
+            losses = run.train(batches, not run.scores or search.head_only(epoch))
             for k, (log, loss) in enumerate(zip(logs, losses.tolist(), strict=True)):
                 if not log.over:
                     record = log.note(loss, run.of(run.kept(), k), partial(run.answer, k), partial(run.keep, k))

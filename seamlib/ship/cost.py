@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..plain import check_evaluating, plain
 from ..trial import answer, copied
@@ -34,9 +35,11 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
 
     Layers with a density of their own: convolutions (grouped and transposed ones too), linear and bilinear layers, and
     each matrix of recurrent ones and of nn.MultiheadAttention. All else (pooling, normalisation, the products of
-    queries with keys and of attention with values, bare parameters, a layer's weight used outside of the layer) counts
-    the same in both. Raises ValueError for a model in train mode, with weights that are no parameters, or that does not
-    take the example, and for an operator that combines tensors as a product of matrices does and has no count.
+    queries with keys and of attention with values, bare parameters, a layer's weight used outside of the layer, a layer
+    that multiplies by another weight than its own, such as a standardised one) counts the same in both.
+
+    Raises ValueError for a model in train mode, with weights that are no parameters, or that does not take the example,
+    and for an operator that combines tensors as a product of matrices does and has no count.
     """
     from .operators import Counted  # fvcore takes seconds to import
 
@@ -44,7 +47,8 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
     check_evaluating(model)
     logging.getLogger("fvcore.nn.jit_analysis").setLevel(logging.ERROR)  # what it warns of is returned instead
     with traceable(model) as traced:
-        answer(traced, example)
+        with _Multiplying() as multiplying:
+            answer(traced, example)
         tokens: dict[str, list[int]] = {}
         for name, module in traced.named_modules():
             if isinstance(module, nn.MultiheadAttention):
@@ -60,7 +64,8 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
             vectors = int(counts[name]) // sum(p.numel() for p in matrices.values())
             parts = [(part, vectors, p) for part, p in matrices.items()]
         elif isinstance(module, nn.modules.conv._ConvNd | nn.Linear | nn.Bilinear) and counts[name]:
-            by_layer[name] = (counts[name], counts[name] * int(module.weight.count_nonzero()) / module.weight.numel())
+            share = int(module.weight.count_nonzero()) / module.weight.numel()
+            by_layer[name] = (counts[name], counts[name] * (share if id(module.weight) in multiplying.weights else 1))
             continue
         else:
             continue
@@ -68,6 +73,19 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
             by_layer[f"{name}.{part}" if name else part] = (n * weight.numel(), n * int(weight.count_nonzero()))
     dense = int(counts[""])
     return Flops(dense, dense - sum(d - s for d, s in by_layer.values()), by_layer, uncounted)
+
+
+class _Multiplying(TorchFunctionMode):
+    """Context that notes which parameters convolutions, linear and bilinear layers multiply by, as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: set[int] = set()
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__name__", "").startswith(("conv", "linear", "bilinear")):
+            self.weights |= {id(a) for a in (*args, *(kwargs or {}).values()) if isinstance(a, nn.Parameter)}
+        return function(*args, **(kwargs or {}))
 
 
 @contextmanager

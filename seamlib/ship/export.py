@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..evaluate import measuring
 from ..records import runtime
-from ..trial import answer, first_line
+from ..trial import answer, difference, first_line
 from .cost import traceable
 
 OPSET, NEWEST = 13, 20  # that DeepSparse 1.8.0 knows in full; that the exporter knows
@@ -102,8 +102,7 @@ def _write(model: nn.Module, example: Tensor, path: Path, any_batch: bool) -> No
 def _compare(found: Tensor, want: Tensor, whose: str) -> None:
     """ValueError if the two differ by more than rounding in their precision."""
     rounding = max(TOLERANCE, ROUNDINGS * torch.finfo(want.dtype).eps if want.is_floating_point() else 0)
-    error = float((found.double() - want.double()).abs().max()) / (float(want.double().abs().max()) or 1.0) if (
-        found.shape == want.shape) else math.inf
+    error = difference(found, want) if found.shape == want.shape else math.inf
     if not error <= rounding:
         raise ValueError(f"{whose} differ from torch's by {error:.2g} of the largest: the model does something that "
                          "ONNX export does not carry over")

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from ..evaluate import measuring
 from ..plain import check_evaluating, plain
-from ..trial import answer
+from ..trial import answer, difference
 from .channels import ChannelGraph, Shift, channel_graph
 from .ordinary import own_name
 
@@ -58,7 +58,8 @@ def compact(model: nn.Module, example: Tensor, *, multiple: int = 1) -> tuple[nn
     rewriting.fill_up(multiple)
     with measuring():
         report = rewriting.rewrite()
-    for x in (examples, examples[:1]):
+    noise = torch.rand(examples.shape, generator=torch.Generator().manual_seed(0)).to(examples)
+    for x in (examples, examples[:1], *([noise] if examples.is_floating_point() else [])):
         if wrong := _disagreement(channels.graph, model, x):
             raise ValueError(f"the compacted {type(model).__name__} answers differently, by {wrong}, for {len(x)} "
                              "images: it does something that is not understood here, such as changing a tensor in "
@@ -84,8 +85,8 @@ def _difference(found: Tensor, want: Tensor) -> str:
     if found.shape != want.shape:
         return f"shape {tuple(found.shape)} for {tuple(want.shape)}"
     rounding = max(TOLERANCE, 4 * torch.finfo(want.dtype).eps) if want.is_floating_point() else 0
-    largest, scale = float((found.double() - want.double()).abs().max()), float(want.double().abs().max()) or 1.0
-    return "" if largest <= rounding * scale else f"{largest:.2g}"
+    largest = difference(found, want)
+    return "" if largest <= rounding else f"{largest:.2g} of the largest"
 
 
 class _Rewriting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from typing import Any
 
@@ -43,10 +44,37 @@ def traced(model: nn.Module, name: str) -> fx.GraphModule:
     """The graph of `model`, its names with "model." before; ValueError, with `name`, if it cannot be traced."""
     whole = _Whole(model).eval()
     try:
-        return fx.GraphModule(whole, Tracer().trace(whole))
+        return _out_of_place(fx.GraphModule(whole, Tracer().trace(whole)))
     except Exception as e:  # whatever a model's forward raises at a value that is not there
         raise ValueError(f"{name} cannot be traced by torch.fx ({first_line(e)}): "
                          "its forward must not depend on the values of tensors") from e
+
+
+def _out_of_place(graph: fx.GraphModule) -> fx.GraphModule:
+    """`graph`, whose operations in place are read by all that reads their tensor after them, as if they were not."""
+    for node in graph.graph.nodes:
+        if node.all_input_nodes and _in_place(node, graph):
+            changed, before = node.all_input_nodes[0], True
+            for later in list(graph.graph.nodes):
+                if not before:
+                    later.replace_input_with(changed, node)
+                before = before and later is not node
+    return graph
+
+
+def _in_place(node: fx.Node, graph: fx.GraphModule) -> bool:
+    """Whether the node changes its first tensor."""
+    name = str(getattr(node.target, "__name__", node.target))
+    if node.op == "call_module":
+        return getattr(graph.get_submodule(str(node.target)), "inplace", False) is True
+    if node.op not in ("call_method", "call_function"):
+        return False
+    try:
+        given = inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # a method by its name, or one of torch's own in C++
+        given = dict(node.kwargs)
+    return given.get("inplace") is True or (name.endswith("_") and not name.endswith("__")) or (
+        getattr(node.target, "__module__", "") == "_operator" and name[0] == "i" and hasattr(operator, name[1:]))
 
 
 class Nodes:
@@ -102,9 +130,9 @@ class Nodes:
         """What is understood about a node; `other` if nothing."""
         if node.op in ("placeholder", "output"):
             return node.op
-        if not self.width(node):
-            return "other"
         module, target = self.module(node), node.target
+        if not self.width(node) or (module is not None and (module._forward_hooks or module._forward_pre_hooks)):
+            return "other"
         tensors = [a for a in node.all_input_nodes if self.width(a)]
         if isinstance(module, CONVOLUTIONS) and self._alone(node):
             if module.groups == 1:

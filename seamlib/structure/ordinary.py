@@ -8,7 +8,7 @@ from collections import OrderedDict
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-INNER = "plain"  # name of torch's layer in what takes the place of timm's
+INNER = "layer_of_torch"  # name of torch's layer in what takes the place of timm's
 
 
 class Same(nn.Module):

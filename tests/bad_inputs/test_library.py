@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 import seamlib
+from seamlib.evaluate import probe
 from seamlib.masks import drawn
 from seamlib.search import reengineer_many
 
@@ -307,6 +308,26 @@ def test_batches_that_can_be_passed_over_only_once(door, epoch):
     (lambda: seamlib.restrict(net(), [0.5]), r"classes are \[0.5\]"),
     (lambda: seamlib.one_vs_rest(net(), -1, True), "target is -1: it must be a whole number from 0 on"),
     (lambda: seamlib.one_vs_rest(net(), 1.5, False), "target is 1.5"),
+    (lambda: seamlib.restrict(net(), torch.tensor([1, 1])), r"classes are tensor\(\[1, 1\]\): .* each once"),
+    (lambda: seamlib.restrict(net(), [True, False]), r"classes are \[True, False\]"),
+    (lambda: seamlib.restrict(net(), "12"), "classes are '12'"),
+    (lambda: seamlib.restrict(net(), 3), "classes are 3"),
+    (lambda: seamlib.restrict(net(), [1, 70])(X), "the model has 5 outputs, and none for class 70"),
+    (lambda: seamlib.one_vs_rest(net(), 70, True)(X), "the model has 5 outputs, and none for class 70"),
+    (lambda: seamlib.one_vs_rest(net(), True, True), "target is True"),
+    (lambda: seamlib.one_vs_rest(net(), "3", True), "target is '3'"),
+    (lambda: seamlib.RestrictedHead(seamlib.Restrict([1, 2]), 3), "a head of 3 labels is to begin as"),
+    (lambda: seamlib.RestrictedHead(seamlib.Restrict([3]), 1), "one class against all others give OneVsRest"),
+    (lambda: seamlib.RestrictedHead(seamlib.OneVsRest(3), 1), "a head of 1 labels is to begin as the answer among 2"),
+    (lambda: seamlib.accuracy(net().train(), DATA), "is in train mode: call model.eval"),
+    (lambda: seamlib.accuracy(seamlib.restrict(net().train(), [1, 2]), DATA), "is in train mode: call model.eval"),
+    (lambda: probe(net().train(), DATA, DATA), "is in train mode: call model.eval"),
+    (lambda: seamlib.reengineer(net(), lambda z: z, DATA, DATA, SEARCH), "the head is a function: it must be a"),
+    (lambda: seamlib.reengineer(net(), seamlib.new_head(5, 2), DATA, DATA, SEARCH, targets=0.9), "targets are 0.9"),
+    (lambda: seamlib.reengineer(net(), seamlib.new_head(5, 2), DATA, DATA, SEARCH, targets={"paper": 93.0}),
+     "targets have 93.0"),
+    (lambda: seamlib.reengineer(net(), seamlib.new_head(5, 2), DATA, {"paper": DATA, "b": DATA}, SEARCH),
+     "val has a part called 'paper'"),
     (lambda: attacked(255 * X), r"images are float32 .* in \[0, 1\]; divide bytes by 255"),
     (lambda: attacked(X - 1), "images are float32 from -"),
     (lambda: attacked(X * NAN), "images are float32 from nan"),

@@ -9,7 +9,7 @@ from torch import nn
 
 from seamlib import masks, models
 from seamlib.records import runtime
-from seamlib.search import Pick
+from seamlib.search import Pick, Reengineered, Search, reengineer
 
 
 @given(st.integers(1, 70), st.integers(0, 2**32 - 1))
@@ -86,3 +86,36 @@ def test_a_mask_file_whose_metadata_was_edited(saved, tmp_path):
 def test_missing_mask_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no mask file at"):
         masks.load_masks(tmp_path / "none")
+
+
+SEARCH = Search(lr_mask=0.3, lr_head=0.05, alpha=0.1, epochs=1, head_only_every=0)
+
+
+@pytest.mark.parametrize("first", [nn.Dropout(0.2), nn.Tanh(), nn.LayerNorm(3, elementwise_affine=False)], ids=repr)
+def test_a_head_of_ones_own_is_not_taken_for_one_of_the_librarys(tiny, problem, tmp_path, first):
+    """Its weights have the names of ReLU and Linear."""
+    head = nn.Sequential(first, nn.Linear(3, 2))
+    found = reengineer(tiny, head, *problem, SEARCH)
+    found.save(tmp_path / "m")
+    with pytest.raises(ValueError, match="neither ReLU and Linear nor the restricted original's: give a module"):
+        Reengineered.load(tmp_path / "m", tiny)
+    x = problem[1][0][0]
+    assert torch.equal(Reengineered.load(tmp_path / "m", tiny, head).module()(x), found.module()(x))
+
+
+def test_buffers_that_no_state_dict_has_belong_to_the_model(problem, tmp_path):
+    def model(mean):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).eval()
+        net[0].register_buffer("mean", torch.tensor(mean), persistent=False)
+        return net
+    reengineer(model(0.5), models.new_head(3, 2), *problem, SEARCH).save(tmp_path / "m")
+    assert Reengineered.load(tmp_path / "m", model(0.5)).module()
+    with pytest.raises(ValueError, match="with other buffers that its state_dict leaves out, such as the mean"):
+        Reengineered.load(tmp_path / "m", model(0.4))
+
+
+@pytest.mark.parametrize("classes", ["cats", [1, 2]])
+def test_names_of_labels_are_a_list_of_texts(tiny, problem, tmp_path, classes):
+    with pytest.raises(ValueError, match="give a list of names, one for each label"):
+        reengineer(tiny, models.new_head(3, 2), *problem, SEARCH).save(tmp_path / "m", classes=classes)

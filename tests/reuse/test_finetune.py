@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from seamlib import models
 from seamlib.evaluate import accuracy
 from seamlib.masks import apply_masks, maskable
+from seamlib.masks.norms import apply_norms, read_norms
 from seamlib.problems import data
 from seamlib.records import cache
 from seamlib.reuse.finetune import Training, TrainingStopped, finetune
@@ -134,12 +135,32 @@ def test_training_goes_on_after_a_crash_as_if_nothing_had_happened(student, tmp_
         finetune(student, data.batches(split, 8, seed=0), Training(lr=0.06, epochs=5), val, checkpoint=file)
 
 
-def test_a_damaged_checkpoint_is_begun_anew(student, problem, tmp_path):
-    file = tmp_path / "unfinished"
-    file.write_bytes(b"half a file")
-    _, history = finetune(student, problem[0], Training(epochs=1), checkpoint=file)
-    assert len(history) == 1
-    assert cache.read(file) is not None
+def test_a_file_that_is_no_checkpoint_is_not_written_over(student, problem, tmp_path):
+    file = tmp_path / "resnet.pth"
+    file.write_bytes(b"somebody's weights")
+    with pytest.raises(ValueError, match=r"resnet.pth is there, and is no checkpoint of a training, or is damaged"):
+        finetune(student, problem[0], Training(epochs=1), checkpoint=file)
+    assert file.read_bytes() == b"somebody's weights"
+    cache.write(file, {}, {"search": {}})
+    with pytest.raises(ValueError, match="no checkpoint of a training"):
+        finetune(student, problem[0], Training(epochs=1), checkpoint=file)
+
+
+def test_training_goes_on_where_a_searched_model_stands():
+    """A search that lets norms adapt leaves a scale and a shift: in train mode they would be another network's."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    x = 3 * torch.randn(64, 6) + 1
+    for _ in range(50):
+        model(x)
+    model.eval()
+    answers = model(x)
+    searched = apply_norms(copy.deepcopy(model), read_norms(model))
+    torch.testing.assert_close(searched(x), answers)
+    assert (copy.deepcopy(searched).train()(x) - answers).abs().max() > 0.3
+    found, _ = finetune(searched, [(x, answers.argmax(1))], Training(lr=1e-9, epochs=3))
+    torch.testing.assert_close(found(x), answers, rtol=0.01, atol=0.01)
+    torch.testing.assert_close(found[1].running_mean, model[0](x).mean(0), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("training", [Training(lr=0.1, epochs=2), Training(lr=0.1, epochs=2, momentum=0.0),

@@ -268,6 +268,19 @@ def test_a_classifier_is_split_before_its_last_linear_layer():
         models.split(torch.nn.Flatten())
 
 
+def test_what_an_attention_layer_holds_is_no_output_layer():
+    class Attending(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.attention = torch.nn.Linear(4, 3), torch.nn.MultiheadAttention(4, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.head(self.attention(x, x, x)[0].mean(1))
+    body, features = models.split(Attending())
+    assert features == 4
+    assert body(torch.rand(2, 5, 4)).shape == (2, 4)
+
+
 def test_images_in_memory_are_enlarged_for_a_model_that_wants_it():
     split = data.Split(torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8), torch.arange(3))
     (x, _), = data.batches(split, 8, size=224)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from seamlib import evaluate, models
 from seamlib.masks import kept_fraction
 from seamlib.problems import data
+from seamlib.reuse.finetune import Training, finetune
 from seamlib.search import Search, SearchStopped, crossfit, pick, reengineer, summary, waited
 
 FAST = Search(lr_mask=0.15, lr_head=0.05, alpha=0.1, epochs=4, head_only_every=3)
@@ -136,7 +137,7 @@ def test_results_follow_from_the_seed_and_leave_the_callers_generator_alone(tiny
 def test_picks_are_copies_of_their_epoch(tiny, problem):
     train, val = problem
     found = reengineer(tiny, models.new_head(3, 2), train, {"a": val, "b": train}, Search(
-        lr_mask=0.15, epochs=6, head_only_every=0, alpha=0.1), targets={"a": 0.0, "b": 0.0, "paper": 1.1})
+        lr_mask=0.15, epochs=6, head_only_every=0, alpha=0.1), targets={"a": 0.0, "b": 0.0, "paper": math.inf})
     assert set(found.picks) == {"a", "b", "paper"}
     for series in found.picks.values():
         assert kept_fraction(series.masks) == found.history[series.epoch]["kept"]
@@ -235,7 +236,7 @@ def test_patience_is_refused_under_crossfit(tiny, problem):
         reengineer(tiny, models.new_head(3, 2), train, {"a": val, "b": val}, Search(patience=3))
 
 
-def test_a_weight_that_the_call_does_not_use_pays_as_well(problem):
+def test_a_weight_that_the_answer_does_not_use_is_neither_masked_nor_counted(problem):
     class Partly(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -244,9 +245,59 @@ def test_a_weight_that_the_call_does_not_use_pays_as_well(problem):
         def forward(self, x):
             return self.used(x.flatten(1))
     s = Search(lr_mask=0.3, alpha=0.01, epochs=1, head_only_every=0)
-    found = reengineer(Partly(), models.new_head(3, 2), *problem, s)
-    assert kept_fraction({n: m for n, m in found.masks.items() if n.startswith("unused")}) == 0
-    assert kept_fraction({n: m for n, m in found.masks.items() if n.startswith("used")}) > 0
+    model = Partly()
+    found = reengineer(model, models.new_head(3, 2), *problem, s)
+    assert set(found.masks) == {"used.weight", "used.bias"}
+    assert 0 < found.history[-1]["kept"] == kept_fraction(found.masks) < 1
+    assert torch.equal(found.module()[0].unused.weight, model.unused.weight)
+    asked = reengineer(model, models.new_head(3, 2), *problem, s, names=["used.weight", "unused.weight"])
+    assert kept_fraction({"": asked.masks["unused.weight"]}) == 0  # where it is named, it pays as all do
+
+
+def test_what_is_found_does_not_follow_the_model_that_was_given(tiny, problem):
+    found = reengineer(tiny, models.new_head(3, 2), *problem, FAST)
+    x = problem[1][0][0]
+    before = found.module()(x)
+    with torch.no_grad():
+        for p in tiny.parameters():
+            p.add_(1)
+    assert torch.equal(found.module()(x), before)
+
+
+@pytest.mark.parametrize(("given", "words"), [(3, "more"), (1, "1")])
+def test_a_pass_of_more_or_fewer_batches_than_the_length_says_is_refused(tiny, problem, given, words):
+    class Train(list):
+        def __len__(self):
+            return 2
+    train = Train([problem[0][0]] * given)
+    with pytest.raises(ValueError, match=f"train gave {words} batches in a pass, and its length says 2"):
+        reengineer(tiny, models.new_head(3, 2), train, problem[1], FAST)
+    with pytest.raises(ValueError, match=f"train gave {words} batches in a pass"):
+        finetune(tiny, train, Training(epochs=2))
+
+
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+def test_a_label_without_an_output_is_found_in_any_batch_of_the_first_pass(tiny, problem, labels):
+    x, y = problem[0][0]
+    train = [(x, y), (x, torch.full_like(y, 7))]
+    with pytest.raises(ValueError, match="train has an image of label 7, and the head has 2 outputs"):
+        reengineer(tiny, models.new_head(3, 2), train, problem[1], dataclasses.replace(FAST, labels=labels))
+    with pytest.raises(ValueError, match="train has an image of label 7"):
+        finetune(torch.nn.Sequential(tiny, models.new_head(3, 2)), train, Training(epochs=1))
+
+
+def test_batches_of_one_image_or_none_are_left_out_where_they_have_no_statistics(tiny, problem):
+    x, y = problem[0][0]
+    head = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    train = [(x, y), (x[:1], y[:1]), (x[:0], y[:0])]
+    found = reengineer(tiny, head, train, problem[1], FAST)
+    assert math.isfinite(found.history[-1]["loss"])
+    assert math.isfinite(finetune(torch.nn.Sequential(tiny, head), train, Training(epochs=1))[1][0]["loss"])
+
+
+def test_a_model_that_returns_probabilities_is_refused(tiny, problem):
+    with pytest.raises(ValueError, match="returns probabilities, which add up to 1: take the softmax at its end off"):
+        reengineer(torch.nn.Sequential(tiny, torch.nn.Softmax(1)), models.new_head(3, 2), *problem, FAST)
 
 
 def test_no_training_batch_is_refused(tiny, problem):
@@ -340,3 +391,35 @@ def test_masks_are_searched_under_a_head_that_learns_nothing(tiny, problem, head
     found = reengineer(tiny, head, *problem, dataclasses.replace(FAST, head_only_every=0))
     assert found.history[-1]["kept"] < 1
     assert all(torch.equal(v, head.state_dict()[k]) for k, v in found.head.state_dict().items())
+
+
+def test_a_checkpoint_of_another_model_or_of_other_classes_is_refused(tiny, problem, tmp_path):
+    def search(model, classes):
+        head = evaluate.RestrictedHead(evaluate.Restrict(classes), 2)
+        return reengineer(model, head, *problem, FAST, checkpoint=tmp_path / "unfinished")
+    found, other = search(tiny, [0, 1]), copy.deepcopy(tiny)
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    assert search(tiny, [0, 1]).history == found.history
+    with pytest.raises(ValueError, match=r"the checkpoint was made with other parameters \(model\): remove it"):
+        search(other, [0, 1])
+    with pytest.raises(ValueError, match=r"made with other parameters \(classes\)"):
+        search(tiny, [1, 2])
+
+
+def test_a_loader_with_a_generator_of_its_own_goes_on_in_its_order(tiny, problem, tmp_path):
+    images = torch.utils.data.TensorDataset(*(torch.cat(t) for t in zip(*problem[0], strict=True)))
+
+    def search(epochs, checkpoint=None):
+        def stop(epoch):
+            if epoch["epoch"] == epochs - 1:
+                raise KeyboardInterrupt
+        draw = torch.Generator().manual_seed(3)
+        train = torch.utils.data.DataLoader(images, 8, shuffle=True, generator=draw)
+        return reengineer(tiny, models.new_head(3, 2), train, problem[1], FAST, on_epoch=stop, checkpoint=checkpoint)
+    torch.manual_seed(0)
+    whole = search(0).history
+    torch.manual_seed(0)
+    with pytest.raises(KeyboardInterrupt):
+        search(2, tmp_path / "unfinished")
+    assert search(0, tmp_path / "unfinished").history == whole

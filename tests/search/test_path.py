@@ -286,8 +286,18 @@ def test_a_model_without_batch_norm_has_nothing_to_adapt(halves):
     assert ours.history == frozen.history
 
 
+def test_the_smallest_point_is_asked_for_as_the_front_can_answer(tiny, halves):
+    found = search(tiny, halves)
+    with pytest.raises(ValueError, match=r"accuracy is 93: it must be in \[0, 1\]"):
+        found.smallest(93)
+    with pytest.raises(ValueError, match="series is 'kept': allowed are accuracy, accuracy_a, accuracy_b"):
+        found.smallest(0.5, "kept")
+    with pytest.raises(ValueError, match="there is no front to choose from: search with a path"):
+        dataclasses.replace(found, front=[]).smallest(0.5)
+
+
 def test_a_part_called_like_a_point_is_refused(tiny, halves):
-    with pytest.raises(ValueError, match="val has a part called '4', as a point of the path will be"):
+    with pytest.raises(ValueError, match="val has a part called '4', as what is chosen on all of it, or a point"):
         search(tiny, (halves[0], {"4": halves[1]["a"]}))
 
 

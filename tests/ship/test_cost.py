@@ -307,6 +307,22 @@ def test_an_einsum_is_counted_in_the_order_of_its_operands_whatever_would_reorde
     assert torch.backends.opt_einsum.enabled is True
 
 
+def test_a_layer_that_multiplies_by_another_weight_than_its_own_counts_as_dense():
+    class Standardised(nn.Conv2d):
+        def forward(self, x):
+            return nn.functional.conv2d(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
+
+    class Padded(nn.Conv2d):  # as timm's: by its own weight
+        def forward(self, x):
+            return nn.functional.conv2d(nn.functional.pad(x, (0, 2, 0, 2)), self.weight, self.bias)
+    model = nn.Sequential(Standardised(3, 4, 3), Padded(4, 4, 3)).eval()
+    with torch.no_grad():
+        for layer in model:
+            layer.weight[:2] = 0
+    found = cost.flops(model, torch.rand(1, 3, 8, 8))
+    assert found.by_layer == {"0": (3888, 3888), "1": (5184, 2592)}  # 36 places, 108 and 144 weights
+
+
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager"),
                                   lambda m: nn.Sequential(nn.DataParallel(m), nn.Identity()).eval()])
 def test_a_wrapped_model_costs_what_it_holds(tiny, wrap):

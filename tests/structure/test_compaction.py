@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from seamlib import masks, models
+from seamlib import masks, models, trial
 from seamlib.structure.compaction import TOLERANCE, compact
 
 SHARES = st.floats(0, 1)
@@ -290,6 +290,69 @@ def test_bad_input():
         compact(Pair().eval(), torch.rand(1, 1))
     with pytest.raises(ValueError, match="or a part of it, is in train mode"):
         compact(nn.Linear(1, 1), torch.rand(1, 1))
+
+
+class InPlace(nn.Module):
+    """A layer, then something in place whose result nobody takes, and the tensor that it has changed."""
+
+    def __init__(self, change, again=False):
+        super().__init__()
+        self.conv, self.relu, self.head = nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Linear(8, 10)
+        self.change, self.again = change, again
+        self.conv.weight.data[::2] = 0  # channels that are their bias, whose sign the change reads
+        self.conv.bias.data.normal_()
+
+    def forward(self, x):
+        z = self.conv(x)
+        other = self.change(self, z)
+        return self.head((other + z if self.again else z).mean((2, 3)))
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("change", [
+    lambda m, z: z.relu_(), lambda m, z: m.relu(z), lambda m, z: F.relu(z, True), lambda m, z: F.relu(z, inplace=True),
+    lambda m, z: z.clamp_(min=0.0), lambda m, z: z.add_(1.0), lambda m, z: torch.relu_(z)])
+def test_what_is_changed_in_place_is_read_as_it_was_changed(change, again):
+    """Also where the example, of zeros, has no value that the change would change otherwise."""
+    torch.manual_seed(0)
+    model = InPlace(change, again).eval()
+    small, _ = compact(model, torch.zeros(1, 3, 12, 12))
+    x = torch.randn(4, 3, 12, 12)
+    torch.testing.assert_close(small(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_change_in_place_that_torch_fx_does_not_see_is_refused():
+    model = InPlace(lambda m, z: operator.iadd(z, 1.0)).eval()  # traced as an addition, which changes nothing
+    with pytest.raises(ValueError, match="answers differently, by .* of the largest, for 2 images"):
+        compact(model, torch.zeros(1, 3, 12, 12))
+
+
+def test_a_layer_with_a_hook_keeps_its_channels():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+                          nn.Linear(8, 2))
+    model[1].register_forward_hook(lambda _, x, y: y * torch.arange(8).reshape(8, 1, 1))
+    with torch.no_grad():
+        model[0].weight[:4], model[0].bias[:4], model[1].weight[:4], model[1].bias[:4] = 0, 0, 0, 0
+    x = torch.rand(2, 3, 9, 9)
+    small, report = compact(model.eval(), x)
+    torch.testing.assert_close(small(x), model(x))
+    assert any("Conv2d" in what for what in report.left.values())
+
+
+def test_infinities_that_are_the_same_are_no_difference():
+    class Ruled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(x) + torch.tensor([0.0, -torch.inf, 0.0])
+    model = Ruled().eval()
+    small, _ = compact(model, torch.rand(2, 4))
+    x = torch.rand(3, 4)
+    torch.testing.assert_close(small(x), model(x))
+    assert trial.difference(torch.tensor([1.0, -torch.inf]), torch.tensor([2.0, -torch.inf])) == 0.5
+    assert trial.difference(torch.tensor([1.0, 3.0]), torch.tensor([2.0, -torch.inf])) == torch.inf
 
 
 def test_a_result_that_would_answer_differently_is_refused(monkeypatch):
