@@ -77,11 +77,16 @@ def chosen(predict: Predict, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return answer.argmax(1), y
 
 
+def _check_evaluating(predict: Predict) -> None:
+    """ValueError for a module in train mode; a function is asked as it is."""
+    if isinstance(predict, nn.Module):
+        check_evaluating(predict, otherwise="; to measure it as it is, give lambda x: model(x)")
+
+
 def count_right(predict: Predict, batches: Iterable[Batch]) -> tuple[int, int]:
     """(samples whose label is the arg max of `predict(x)`, samples), in full fp32; ValueError if there is none, or if
     `predict` is a module in train mode."""
-    if isinstance(predict, nn.Module):
-        check_evaluating(predict)
+    _check_evaluating(predict)
     right = total = 0
     with measuring():
         for x, y in map(pair, batches):
@@ -130,8 +135,8 @@ class Restrict(nn.Module):
         try:  # no comparison, which torch.fx could not trace
             return logits[:, self.classes.to(logits.device)]
         except IndexError as e:
-            raise ValueError(f"the model has {logits.shape[1]} outputs, and none for class {int(self.classes.max())}: "
-                             "classes are the numbers of its outputs, from 0 on") from e
+            raise ValueError(f"the model returns {list(logits.shape)}, no output for class {int(self.classes.max())}: "
+                             "it must return [B, outputs], and classes are their numbers, from 0 on") from e
 
 
 class AmongAll(Restrict):
@@ -171,8 +176,8 @@ class OneVsRest(nn.Module):
         try:
             return torch.cat([self.rest(logits.index_fill(1, target, -torch.inf)), logits[:, target]], 1)
         except IndexError as e:
-            raise ValueError(f"the model has {logits.shape[1]} outputs, and none for class {int(self.target)}: classes "
-                             "are the numbers of its outputs, from 0 on") from e
+            raise ValueError(f"the model returns {list(logits.shape)}, no output for class {int(self.target)}: it must "
+                             "return [B, outputs], and classes are their numbers, from 0 on") from e
 
     def rest(self, others: Tensor) -> Tensor:
         """[B, 1]: what stands for all others; `others` [B, C] are their logits, and -infinity for the target."""
@@ -250,15 +255,14 @@ def probe(model: Predict, train: Iterable[Batch], test: Iterable[Batch]) -> floa
     """Accuracy on `test`, in [0, 1], of a logistic regression on the rectified outputs of `model`, fitted to `train`.
 
     What an untrained head over a model that stays as it is can reach, without a choice of rates or epochs. `model` maps
-    images [B, ...] to outputs [B, n]; batches are (images, labels [B]).
+    images [B, ...] to outputs [B, n]; batches are (images, labels [B]). Raises ValueError for a module in train mode.
     """
     from sklearn.linear_model import LogisticRegression  # a second to import
 
     def outputs(batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
         parts = [(check_answer(model(x), len(x)).relu().cpu(), y.cpu()) for x, y in map(pair, batches)]
         return torch.cat([z for z, _ in parts]), torch.cat([y for _, y in parts])
-    if isinstance(model, nn.Module):
-        check_evaluating(model)
+    _check_evaluating(model)
     with measuring():
         (x, y), (x_test, y_test) = outputs(train), outputs(test)
     fitted = LogisticRegression(max_iter=2000).fit(x.numpy(), y.numpy())

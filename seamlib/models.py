@@ -305,8 +305,7 @@ def split(model: nn.Module) -> tuple[nn.Module, int]:
     """
     body = copy.deepcopy(copyable(model))
     attention = tuple(f"{name}." for name, m in body.named_modules() if isinstance(m, nn.MultiheadAttention))
-    linear = [(name, m) for name, m in body.named_modules()
-              if isinstance(m, nn.Linear) and not f"{name}.".startswith(attention)]
+    linear = [(n, m) for n, m in body.named_modules() if isinstance(m, nn.Linear) and not n.startswith(attention)]
     if not linear:
         raise ValueError(f"{type(model).__name__} has no linear layer: there is no output layer to take off")
     name, output = linear[-1]

@@ -68,11 +68,15 @@ def _check_not_computed(what: str, module: nn.Module) -> None:
                              f"torch.nn.utils.{cure}(layer, {key!r})")
 
 
-def check_evaluating(model: nn.Module, name: str = "") -> None:
-    """ValueError if `model`, or a part of it, is in train mode; `name`: what to call it (default: its type)."""
+def check_evaluating(model: nn.Module, name: str = "", otherwise: str = "") -> None:
+    """ValueError if `model`, or a part of it, is in train mode; `name`: what to call it (default: its type).
+
+    `otherwise`: what to do where it is meant to be.
+    """
     model = unwrapped(model)
     if any(getattr(m, "training", False) for m in model.modules()):  # a frozen script has no mode
-        raise ValueError(f"{name or type(model).__name__}, or a part of it, is in train mode: call model.eval() first")
+        raise ValueError(f"{name or type(model).__name__}, or a part of it, is in train mode: call model.eval() "
+                         f"first{otherwise}")
 
 
 def copyable(model: nn.Module) -> nn.Module:
@@ -130,6 +134,18 @@ def takes_train_mode(model: nn.Module, x: Tensor) -> bool:
             return whole
     raise ValueError(f"{type(model).__name__} does not return in train mode what it does in eval mode, also with only "
                      "its layers in train mode: wrap it in a module that returns logits [B, outputs] in both")
+
+
+def takes_one(model: nn.Module, x: Tensor, whole: bool) -> bool:
+    """Whether `model` in train mode takes a single one of images `x` [B, ...]; batch norm of one value does not."""
+    model = copy.deepcopy(model)
+    train_mode(model, whole)
+    with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
+        try:
+            model(x[:1])
+        except ValueError:  # torch's, of batch norm
+            return False
+    return True
 
 
 def train_mode(model: nn.Module, whole: bool = True) -> None:

@@ -34,10 +34,7 @@ class Together(nn.Module):
         self.models = nn.ModuleList(models)
 
     def forward(self, x: Tensor) -> Tensor:
-        answers = [model(x) for model in self.models]
-        if other := [z.shape[1] for z in answers if z.shape[1] != 2]:
-            raise ValueError(f"one of the models has {other[0]} outputs: each must answer [other, class]")
-        return torch.stack([z.float().log_softmax(1)[:, 1] for z in answers], 1)
+        return torch.stack([model(x).float().log_softmax(1)[:, 1] for model in self.models], 1)
 
 
 def of_classes(found: Sequence[Record], classes: Sequence[int], about: Mapping[str, Any]) -> list[Record]:

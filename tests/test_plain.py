@@ -307,7 +307,7 @@ def test_weights_of_double_precision():
 def test_weights_of_half_precision_are_refused(dtype):
     """A step of 0.001 from a score of 1 is none in bfloat16, and in float16 Adam's second moments are zero."""
     data = [(X.to(dtype), Y)] * 2
-    with pytest.raises(ValueError, match=r"0.weight is .*float16, in which the small steps .* give model.float\(\)"):
+    with pytest.raises(ValueError, match=r"0.weight is .*float16, in which small steps .* give model.float\(\)"):
         seamlib.reengineer(net().to(dtype), seamlib.new_head(5, 2).to(dtype), data, data, SEARCH)
     with pytest.raises(ValueError, match=r"the head's 1.weight is .*float16"):
         seamlib.reengineer(net(), seamlib.new_head(5, 2).to(dtype), DATA, DATA, SEARCH)

@@ -11,6 +11,7 @@ from seamlib import evaluate, records, search, together
 from seamlib.problems import data, tasks
 from seamlib.search.found import Pick
 from seamlib.ship import cost
+from seamlib.structure.compaction import compact
 
 
 class Says(nn.Module):
@@ -118,8 +119,12 @@ def test_records_that_cannot_be_put_together_are_refused(found, classes, words):
         together.of_classes(found, classes, ABOUT)
 
 
-def test_models_of_other_outputs_are_refused():
-    with pytest.raises(ValueError, match="one of the models has 3 outputs: each must answer"):
-        together.Together([torch.nn.Linear(2, 2), torch.nn.Linear(2, 3)])(torch.rand(1, 2))
+def test_what_is_put_together_can_be_compacted():
+    both = together.Together([nn.Sequential(nn.Flatten(), nn.Linear(4, 2)) for _ in range(2)]).eval()
+    x = torch.rand(3, 1, 2, 2)
+    torch.testing.assert_close(compact(both, x)[0](x), both(x))
+
+
+def test_no_model_cannot_be_put_together():
     with pytest.raises(ValueError, match="there is no model to put together"):
         together.Together([])

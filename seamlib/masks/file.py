@@ -51,13 +51,13 @@ class Masked(Protocol):
 
 
 def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, weights: str,
-               classes: Sequence[str] = (), preprocessing: Mapping[str, Any] | None = None, unsaved: str = "",
-               own_head: bool = False) -> str:
+               classes: Sequence[str] = (), preprocessing: Mapping[str, Any] | None = None,
+               unsaved: Mapping[str, Any] | None = None, own_head: bool = False) -> str:
     """Write masks, heads and norms to one safetensors file, at most one bit a weight; return its digest.
 
     `picks` maps a name to a pick; equal ones are stored once. `source` and `weights`
     (the digest of the source model's state_dict) say what the masks belong to, `classes` the names of the target
-    labels, `preprocessing` (JSON values) what is done to an image before, `unsaved` is the `unsaved_digest` of the
+    labels, `preprocessing` (JSON values) what is done to an image before, `unsaved` is what `unsaved` says of the
     source, and `own_head` says that its head is none that the library makes. Written atomically.
 
     Bits are packed; those of each further pick are stored as the difference from the pick before, and all are
@@ -80,7 +80,7 @@ def save_masks(path: Path | str, picks: Mapping[str, Masked], *, source: str, we
     own = runtime.digest(tensors)
     meta = {"schema": SCHEMA, "source": source, "weights": weights, "shapes": shapes, "picks": where, "digest": own,
             "classes": list(classes), "preprocessing": dict(preprocessing or {}),
-            **({"unsaved": unsaved} if unsaved else {}), **({"own_head": True} if own_head else {})}
+            **({"unsaved": dict(unsaved)} if unsaved else {}), **({"own_head": True} if own_head else {})}
     meta = json.loads(json.dumps(meta))  # as it will be read
     meta["seal"] = _seal(meta)
     before: Any = 0
@@ -134,17 +134,23 @@ def load_masks(path: Path | str, model: nn.Module | None = None) -> MaskFile:
         if (these := runtime.digest(model.state_dict())) != found.weights:
             raise ValueError(f"{path} was made for {found.source} with weights {found.weights[:12]}..., but these "
                              f"are {these[:12]}...: load the weights that the mask belongs to")
-        if meta.get("unsaved", "") not in ("", unsaved_digest(model)):
-            raise ValueError(f"{path} was made for {found.source} with other buffers that its state_dict leaves out, "
-                             "such as the mean and deviation of images: make the model as it was made then")
+        hidden = unsaved(model)
+        for name, (shape, *numbers) in meta.get("unsaved", {}).items():
+            if name in hidden and hidden[name][0] == shape and not np.allclose(numbers, hidden[name][1:], 1e-3, 1e-6):
+                raise ValueError(f"{path} was made for {found.source} with another buffer {name}, which its state_dict "
+                                 "leaves out (the mean or deviation of images, perhaps): make the model as it was then")
     return found
 
 
-def unsaved_digest(model: nn.Module) -> str:
-    """Digest of the buffers of `model` that its state_dict leaves out (`persistent=False`); empty if there are none."""
+def unsaved(model: nn.Module) -> dict[str, list[Any]]:
+    """Shape, mean and deviation of each buffer of `model` that its state_dict leaves out (`persistent=False`).
+
+    No digest: of those that a forward fills, such as tables of positions, the last bits differ between machines.
+    """
     saved = model.state_dict()
-    hidden = {name: b for name, b in model.named_buffers() if name not in saved}
-    return runtime.digest(hidden) if hidden else ""
+    hidden = {name: b.double().nan_to_num(0, 0, 0) for name, b in model.named_buffers()
+              if name not in saved and b.numel() and not b.is_complex()}
+    return {name: [list(b.shape), float(b.mean()), float(b.std(correction=0))] for name, b in hidden.items()}
 
 
 def _inflate(tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> None:

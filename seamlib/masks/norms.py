@@ -33,10 +33,15 @@ def batch_norms(model: nn.Module) -> dict[str, BatchNorm]:
 def without_statistics(model: nn.Module) -> dict[str, BatchNorm]:
     """Those of `batch_norms(model)` that `apply_norms` has left with a scale and a shift alone, by name.
 
-    In train mode they would make another network of `model`: `restate` gives them statistics first.
+    In train mode they would make another network of `model`: `restate` gives them statistics first. They are told by
+    their variances, also after a cast to double; after one to half by what `apply_norms` has written on them.
     """
-    return {name: norm for name, norm in batch_norms(model).items() if norm.weight is not None
-            and not norm.running_mean.any() and (norm.running_var == 1 - norm.eps).all()}  # type: ignore[union-attr]
+    def alone(norm: BatchNorm) -> bool:
+        if norm.running_var is None or norm.running_mean is None or norm.weight is None or norm.running_mean.any():
+            return False
+        var = norm.running_var.float()
+        return bool((var == torch.full_like(var, 1 - norm.eps)).all() or (hasattr(norm, "alone") and (var == 1).all()))
+    return {name: m for name, m in model.named_modules() if isinstance(m, BatchNorm) and alone(m)}
 
 
 def restate(norms: Mapping[str, BatchNorm], model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -60,7 +65,8 @@ def restate(norms: Mapping[str, BatchNorm], model: nn.Module, batches: Iterable[
     try:
         with torch.no_grad():
             for x in batches:
-                model(x)
+                if len(x):
+                    model(x)
     finally:
         for hook in hooks:
             hook.remove()
@@ -102,4 +108,5 @@ def apply_norms(model: nn.Module, norms: Mapping[str, Tensor]) -> nn.Module:
         norm.weight = nn.Parameter(norms[f"{name}.scale"].to(like, copy=True), requires_grad=trained)
         norm.bias = nn.Parameter(norms[f"{name}.shift"].to(like, copy=True), requires_grad=trained)
         norm.running_mean, norm.running_var = torch.zeros_like(like), torch.full_like(like, 1 - norm.eps)  # type: ignore
+        norm.alone = True  # type: ignore[assignment]
     return model

@@ -100,7 +100,7 @@ def checkpoint(path: Path | str, kind: str, about: Mapping[str, Any]) -> Stored 
     written over.
     """
     stored = read(path)
-    if stored is None and not Path(path).exists():
+    if stored is None and (not Path(path).exists() or Path(path).stat().st_size == 0):
         return None
     if stored is None or kind not in stored[1]:
         raise ValueError(f"{path} is there, and is no checkpoint of a {kind}, or is damaged: give a path of its own, "
@@ -125,8 +125,9 @@ def progress(train: Any, device: torch.device, optimisers: Mapping[str, torch.op
 
 
 def _drawing(train: Any) -> list[torch.Generator]:
-    """The generators of a DataLoader and of its sampler, which draw the order of the images."""
-    owners = (train, getattr(train, "sampler", None))
+    """The generators of a DataLoader and of its samplers, which draw the order of the images."""
+    batches = getattr(train, "batch_sampler", None)
+    owners = (train, getattr(train, "sampler", None), batches, getattr(batches, "sampler", None))
     return [draw for owner in owners if isinstance(draw := getattr(owner, "generator", None), torch.Generator)]
 
 
@@ -149,7 +150,8 @@ def go_on(tensors: Mapping[str, Tensor], train: Any, device: torch.device,
     if "position" in tensors:
         train.position = tensors["position"]
     for k, draw in enumerate(_drawing(train)):
-        draw.set_state(tensors[f"drawn/{k}"])
+        if f"drawn/{k}" in tensors:  # there was one before, too
+            draw.set_state(tensors[f"drawn/{k}"])
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

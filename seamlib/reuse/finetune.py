@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from ..evaluate import Batch, Loader, accuracy, chosen, measuring, pair
 from ..masks.masks import apply_masks
-from ..masks.norms import BatchNorm, restate, without_statistics
-from ..plain import sound, takes_train_mode, train_mode
+from ..masks.norms import restate, without_statistics
+from ..plain import sound, takes_one, takes_train_mode, train_mode
 from ..records import cache, parameters, runtime
 from ..search import checks, lowering
 
@@ -92,15 +92,16 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
     apply_masks(model, hold or {})
     held = [(model.get_parameter(name), ~mask.to(device)) for name, mask in (hold or {}).items()]
     trained = [p for p in model.parameters() if p.requires_grad]
+    checks.check_precision((name, p) for name, p in model.named_parameters() if p.requires_grad)
     optimiser = _optimiser(model, training)
     rates = [group["lr"] for group in optimiser.param_groups]
     steps, step = training.epochs * len(train), 0
     about = {**dataclasses.asdict(training), "batches": len(train),
-             "model": {name: list(p.shape) for name, p in model.named_parameters()}}  # an output layer begins anew
+             "model": {name: list(p.shape) for name, p in model.named_parameters()},  # an output layer begins anew
+             "hold": runtime.digest(hold or {})}
     history: History = []
     best, best_state, good = -1.0, None, None
-    whole: bool | None = None  # not known before the first batch
-    least = 1 + any(isinstance(m, BatchNorm) for m in model.modules())  # images: one has no statistics
+    tried: _Tried | None = None  # not known before the first batch
     with runtime.seeded(training.seed, device):
         if checkpoint is not None and (stored := cache.checkpoint(checkpoint, "training", about)):
             history, best_state = _restore(stored, model, optimiser, train, device)
@@ -114,20 +115,20 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
                 break
             sum_loss, n = torch.zeros((), device=device), 0
             for x, y in checks.counted(map(pair, train), len(train)):
-                x, y = x.to(device), y.to(device)
-                whole = _tried(model, x, y, training.precision) if whole is None else whole
+                tried = _tried(model, x.to(device), y.to(device), training.precision) if tried is None else tried
                 if n == 0:
-                    train_mode(model, whole)
-                if len(y) < least:
-                    continue
+                    train_mode(model, tried.whole)
+                if epoch == 0:
+                    checks.check_labels(y, tried.outputs)
+                x, y = x.to(device), y.to(device)
                 if training.schedule == "cosine":
                     for group, rate in zip(optimiser.param_groups, rates, strict=True):
                         group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+                step += 1
+                if len(y) < tried.least:
+                    continue
                 with runtime.autocast(device, training.precision):
-                    answer = model(x).float()
-                    if epoch == 0:
-                        checks.check_labels(y, answer.shape[1])
-                    loss = F.cross_entropy(answer, y)
+                    loss = F.cross_entropy(model(x).float(), y)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
@@ -135,7 +136,7 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
                     for p, out in held:
                         p.masked_fill_(out, 0.0)
                 sum_loss += loss.detach() * len(y)
-                n, step = n + len(y), step + 1
+                n += len(y)
             checks.check_images(n, epoch)
             record = {"epoch": float(epoch), "loss": float(sum_loss) / n}
             model.eval()
@@ -163,16 +164,26 @@ def finetune(model: nn.Module, train: Loader, training: Training, val: Iterable[
     return model, history
 
 
-def _tried(model: nn.Module, x: Tensor, y: Tensor, precision: str) -> bool:
-    """Try the first batch before any training, and lay weights out as it allows; what `takes_train_mode` says."""
+class _Tried(NamedTuple):
+    """What the first batch has said of a model."""
+
+    whole: bool  #: what `takes_train_mode` says
+    least: int  #: images that a step takes: two where one would leave batch norm a single number a channel
+    outputs: int
+
+
+def _tried(model: nn.Module, x: Tensor, y: Tensor, precision: str) -> _Tried:
+    """Try the first batch before any training, and lay weights out as it allows."""
     model.eval()
     with runtime.seeded(0, x.device), measuring():
-        checks.answer(model, x[:2])
+        answers = checks.answer(model, x[:2])
+        checks.check_logits(answers, type(model).__name__)
         chosen(model, x, y)
     if precision == "bf16":
         checks.check_bf16(model, x[:2])
     lowering.channels_last(model, x[:2])
-    return takes_train_mode(model, x)
+    whole = takes_train_mode(model, x)
+    return _Tried(whole, 1 if takes_one(model, x, whole) else 2, answers.shape[1])
 
 
 def _optimiser(model: nn.Module, training: Training) -> torch.optim.SGD:

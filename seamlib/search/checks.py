@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from ..evaluate import Batch, check_answer, measuring, pair
+from ..evaluate import Batch, RestrictedHead, check_answer, measuring, pair
 from ..masks.masks import Masks, apply_masks, binarize, masked_call
-from ..masks.norms import BatchNorm
 from ..records import parameters, runtime
 from ..structure.gates import Gates
 from ..trial import called, first_line
@@ -65,7 +64,8 @@ def counted(batches: Iterable[Batch], said: int) -> Iterator[Batch]:
         yield batch
     if n not in (0, said):
         raise ValueError(f"train gave {'more' if n > said else n} batches in a pass, and its length says {said}: rates "
-                         "and alpha follow that; give a list or a DataLoader")
+                         "and alpha follow that. Give a list or a DataLoader; one of an IterableDataset with workers "
+                         "only estimates its length: give num_workers=0 or drop_last=True")
 
 
 def check_protocol(search: Search, protocol: str) -> None:
@@ -84,6 +84,8 @@ def check_head(model: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> int:
     """
     with measuring():
         logits = model(x[:1])
+        if isinstance(head, RestrictedHead):
+            check_logits(logits, type(model).__name__)
         own = copy.deepcopy(head)
         own.eval()
         try:
@@ -92,6 +94,7 @@ def check_head(model: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> int:
             raise ValueError(f"the head does not take what {type(model).__name__} returns, {list(logits.shape)}: "
                              f"{first_line(e)}; give one that does") from e
         n = check_answer(answers, 1).shape[1]
+        check_logits(answers, f"the head, {type(head).__name__},")
     check_labels(y, n)
     return n
 
@@ -119,14 +122,17 @@ def answer(model: nn.Module, x: Tensor) -> Tensor:
 
 def check_answers(model: nn.Module, x: Tensor) -> None:
     """ValueError unless `model`, frozen and in eval mode, answers images `x` [B, ...] by its own parameters alone."""
-    answers = answer(copy.deepcopy(model), x)
-    if answers.shape[1] > 1 and (answers >= 0).all() and ((answers.float().sum(1) - 1).abs() < 1e-3).all():
-        raise ValueError(f"{type(model).__name__} returns probabilities, which add up to 1: take the softmax at its "
-                         "end off, so that it returns logits")
-    if answers.requires_grad:
+    if answer(copy.deepcopy(model), x).requires_grad:
         raise ValueError(f"{type(model).__name__} answers by weights that are not among its parameters, so no mask "
                          "would reach them: hold layers in an nn.ModuleList, weights in an nn.Parameter, and bind no "
                          "forward to another model")
+
+
+def check_logits(answers: Tensor, whose: str) -> None:
+    """ValueError if `answers` [B, outputs] are probabilities: each positive, and of an image they add up to one."""
+    if answers.shape[1] > 1 and (answers >= 0).all() and ((answers.float().sum(1) - 1).abs() < 1e-3).all():
+        raise ValueError(f"{whose} returns probabilities, which add up to 1: take the softmax at its end off, so that "
+                         "it returns logits")
 
 
 def check_bf16(model: nn.Module, x: Tensor) -> None:
@@ -139,16 +145,13 @@ def check_bf16(model: nn.Module, x: Tensor) -> None:
                          " precision to 'fp32'") from e
 
 
-def check_precision(model: nn.Module, names: Iterable[str], norms: Mapping[str, BatchNorm], head: nn.Module) -> None:
-    """ValueError if one of the weights `names`, of the `norms`, or of those of `head` that are trained, is of half
-    precision: what is learnt beside it would be rounded away."""
-    for name, t in (*((name, model.get_parameter(name)) for name in names),
-                    *((f"the norm {name}", norm.running_mean) for name, norm in norms.items()),
-                    *((f"the head's {name}", p) for name, p in head.named_parameters() if p.requires_grad)):
+def check_precision(weights: Iterable[tuple[str, Tensor | None]]) -> None:
+    """ValueError if one of these weights, named, is of half precision: what is learnt would be rounded away."""
+    for name, t in weights:
         if t is not None and t.dtype in (torch.float16, torch.bfloat16):
-            raise ValueError(f"{name} is {str(t.dtype).removeprefix('torch.')}, in which the small steps of a search "
-                             "are rounded away: give model.float() and head.float(), and float32 images; "
-                             "precision='bf16' makes steps fast without that, and what is found may be halved again")
+            raise ValueError(f"{name} is {str(t.dtype).removeprefix('torch.')}, in which small steps are rounded "
+                             "away: give model.float(), a head of float32, and float32 images; precision='bf16' makes "
+                             "steps fast without that, and the result may be halved again")
 
 
 def some_scores(weights: Iterable[tuple[str, Tensor]]) -> Masks:
@@ -160,9 +163,10 @@ def some_scores(weights: Iterable[tuple[str, Tensor]]) -> Masks:
 def check_masks_reach(model: nn.Module, names: Iterable[str], x: Tensor) -> set[str]:
     """Those of `names` whose weights the answer for images `x` does not use, such as those of auxiliary heads.
 
-    ValueError unless masks do to that answer what zeros do in a copy, and gradients reach the scores. `model`: frozen,
-    in eval mode; it is unchanged. They do not where a part of the model is computed anew in the
-    backward pass in a way that loses its weights, or where an answer is made without gradients.
+    ValueError if one is of a layer that is called, and so used without a gradient; and unless masks do to that answer
+    what zeros do in a copy, and gradients reach the scores. They do not where a part of the model is computed anew in
+    the backward pass in a way that loses its weights, or where an answer is made without gradients. `model`: frozen, in
+    eval mode; it is unchanged.
     """
     model, what = copy.deepcopy(model), type(model).__name__
     scores = some_scores((name, model.get_parameter(name)) for name in names)
@@ -170,6 +174,9 @@ def check_masks_reach(model: nn.Module, names: Iterable[str], x: Tensor) -> set[
         return set()
     own = apply_masks(copy.deepcopy(model), binarize(scores))
     weights = {name: own.get_parameter(name).requires_grad_() for name in scores}
+    used = {name: False for name, layer in own.named_modules() if next(layer.children(), None) is None}
+    for name in used:
+        own.get_submodule(name).register_forward_hook(lambda *_, name=name: used.update({name: True}))
     images = x.clone().requires_grad_(x.is_floating_point())  # without, some checkpointing gives no gradient at all
     with torch.backends.cudnn.flags(enabled=False):  # whose recurrent layers have no gradient in eval mode
         for call in (lambda: masked_call(model, scores, x), lambda: own(images)):
@@ -186,7 +193,11 @@ def check_masks_reach(model: nn.Module, names: Iterable[str], x: Tensor) -> set[
     if apart(pairs, OFF):
         raise ValueError(f"the gradients of masks on {what} are not those of a masked copy: a part of it is "
                          "computed anew in the backward pass; switch checkpointing off, or give it use_reentrant=False")
-    return {name for name, score in scores.items() if score.grad is None}
+    unused = {name for name, score in scores.items() if score.grad is None}
+    if called_on := [name for name in unused if used.get(name.rpartition(".")[0])]:
+        raise ValueError(f"no gradient of what {what} returns reaches {min(called_on)}, though its layer is called: it "
+                         "is computed under no_grad, or its result is not used; leave it out of names")
+    return unused
 
 
 def apart(pairs: Iterable[tuple[Tensor | None, Tensor | None]], tolerance: float) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..evaluate import OneVsRest, Restrict, RestrictedHead
-from ..masks.file import load_masks, save_masks, unsaved_digest
+from ..masks.file import load_masks, save_masks, unsaved
 from ..masks.masks import Masks, apply_masks
 from ..masks.norms import Norms, apply_norms
 from ..models import new_head
@@ -40,7 +40,7 @@ class Reengineered:
     With a path each stage's end is a pick too, called by its alpha ("2", "0.5"), and a point of `front`.
     """
 
-    source: nn.Module  #: a copy of the model that was given, as it was then
+    source: nn.Module  #: of a search a copy of the model that was given; of `load` the model itself
     new_head: nn.Module
     history: list[Epoch]
     picks: dict[str, Pick]
@@ -91,11 +91,12 @@ class Reengineered:
         `source`: a name for the source model (default: its class's); its weights are named by their digest. `classes`:
         a name for each label.
         """
-        if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+        names = [classes] if isinstance(classes, str) else list(classes)
+        if isinstance(classes, str) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"classes are {classes!r}: give a list of names, one for each label")
         return save_masks(path, self.picks, source=source or type(self.source).__name__,
-                          weights=runtime.digest(self.source.state_dict()), classes=classes,
-                          preprocessing=preprocessing, unsaved=unsaved_digest(self.source),
+                          weights=runtime.digest(self.source.state_dict()), classes=names,
+                          preprocessing=preprocessing, unsaved=unsaved(self.source),
                           own_head=not _like(self.new_head, _head_of(self.picks["paper"].head)))
 
     @classmethod
@@ -117,7 +118,7 @@ class Reengineered:
             copy.deepcopy(head).load_state_dict(heads[0])
         except RuntimeError as e:
             raise ValueError(f"the head does not fit that of {path}: {str(e).splitlines()[-1].strip()}") from e
-        return cls(copy.deepcopy(source), head, [], picks)
+        return cls(source, head, [], picks)
 
     def _head(self, pick: str) -> nn.Module:
         head = copy.deepcopy(self.new_head)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,10 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     mapping of parts (`{"a": ..., "b": ...}`), each of which then picks an epoch of its own beside the whole
     (`"paper"`). `targets`: the accuracy in [0, 1] that each series has to reach, unless `search.target_accuracy` says
     one for all; a series without a target picks by accuracy minus kept fraction. `names`: the parameters to mask
-    (default: `maskable(model)`; none: the head alone is trained). `on_epoch` gets each epoch's dict: epoch, loss, kept,
-    accuracy, accuracy_<part>; its loss is the epoch's mean of `Run.losses` plus, where there is a mask, alpha (on a
-    path that of its stage) times kept. A path on which nothing is kept any more ends with the points that it has.
+    (default: `maskable(model)`, but for those that the answer does not use, which are named in a warning; none: the
+    head alone is trained). `on_epoch` gets each epoch's dict: epoch, loss, kept, accuracy, accuracy_<part>; its loss is
+    the epoch's mean of `Run.losses` plus, where there is a mask, alpha (on a path that of its stage) times kept. A path
+    on which nothing is kept any more ends with the points that it has.
 
     `checkpoint`: a file that holds the state after each epoch; if it is there, the search goes on from it, and ends as
     it would have; `max_removed` may be another by then. Whoever gives it also removes it, and sees to it that it
@@ -51,7 +53,14 @@ def reengineer(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[B
     is not finite or nothing is kept.
     """
     checks.check_length(train)
-    model = copy.deepcopy(sound(model))
+    return search_in(copy.deepcopy(sound(model)), head, train, val, search, targets=targets, names=names,
+                     on_epoch=on_epoch, checkpoint=checkpoint)
+
+
+def search_in(model: nn.Module, head: nn.Module, train: Loader, val: Iterable[Batch] | Mapping[str, Iterable[Batch]],
+              search: Search, *, targets: Mapping[str, float] | None, names: Iterable[str] | None,
+              on_epoch: Callable[[Epoch], Any] | None, checkpoint: Path | str | None = None) -> Reengineered:
+    """`reengineer` in a `model` that is the caller's no more: what is found holds it."""
     log = Log(model, head, val, search, targets)
     run = Run(model, head, names, search, search.epochs * len(train), log.example)
     predict: Predict = run.predict
@@ -98,14 +107,19 @@ class Run:
         names = None if names is None else list(names)
         self.scores = new_scores(self.model, names)
         self.norms = batch_norms(self.model) if search.norms != "frozen" else {}
-        checks.check_precision(self.model, self.scores, self.norms, self.head)
+        checks.check_precision([*((name, self.model.get_parameter(name)) for name in self.scores),
+                                *((f"the norm {name}", norm.running_var) for name, norm in self.norms.items()),
+                                *((f"the head's {name}", p) for name, p in self.head.named_parameters()
+                                  if p.requires_grad)])
         self.outputs = 0  # how many there are; known from the first batch on
         self.whole = True  # is in train mode, not its layers alone
         if example is not None:
             checks.check_learns(self.head, bool(self.scores) and not search.head_only_every)
             checks.check_answers(self.model, example)
             unused = checks.check_masks_reach(self.model, self.scores, example)
-            if names is None:  # whose rent alone would move them
+            if names is None and unused:  # whose rent alone would move them
+                warnings.warn(f"the answer does not use {', '.join(sorted(unused))}: neither masked nor counted; give "
+                              "names to mask them all the same", stacklevel=3)
                 self.scores = {name: score for name, score in self.scores.items() if name not in unused}
             self.whole = takes_train_mode(self.model, example)
         self.gates = Gates(self.model, example[:1]) if search.structure and example is not None else None
@@ -156,12 +170,11 @@ class Run:
     def _here(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches on the model's device; the first of all is tried on the head before it is used."""
         for n, (x, y) in enumerate(batches):
-            x, y = x.to(self.device), y.to(self.device)
             if y.dim() == 1 and self.done * self.search.epochs < self.all_steps:  # in the first pass
                 if n == 0:
-                    self.outputs = checks.check_head(self.model, self.head, x, y)
+                    self.outputs = checks.check_head(self.model, self.head, x.to(self.device), y)
                 checks.check_labels(y, self.outputs)
-            yield x, y
+            yield x.to(self.device), y.to(self.device)
 
     def train(self, batches: Iterable[Batch], head_only: bool) -> Tensor:
         """One epoch: move the head and, unless `head_only`, the scores. Returns the mean of `losses`."""
@@ -181,7 +194,8 @@ class Run:
             sum_losses = sum_losses + losses * y.shape[-1]  # labels [B]; of many problems [K, B]
             n += y.shape[-1]
         if self.lonely and n == 0 < self.done - begun:
-            raise ValueError("train has no batch of two images or more: batch norms that adapt need some")
+            raise ValueError("train has no batch of two images or more: batch norms that learn, or the head's, need "
+                             "some")
         checks.check_images(n, begun // (self.all_steps // self.search.epochs))
         self.head.eval()
         if self.norms:  # what is measured, and handed on, is scale and shift

@@ -19,7 +19,7 @@ from ..records import runtime
 from . import checks
 from .found import Epoch, Pick, Reengineered
 from .log import Log
-from .loop import Run, reengineer
+from .loop import Run, search_in
 from .settings import Search
 
 Val = Iterable[Batch] | Mapping[str, Iterable[Batch]]
@@ -60,8 +60,8 @@ def one_by_one(model: nn.Module, heads: Sequence[nn.Module], trains: Sequence[Lo
                search: Search, *, targets: Sequence[Mapping[str, float]] | None, names: Sequence[str] | None,
                on_epoch: Callable[[int, Epoch], Any] | None) -> list[Reengineered]:
     """What `reengineer_many` does on a CPU, and for what cannot be stacked."""
-    return [reengineer(model, heads[k], trains[k], vals[k], search, targets=targets[k] if targets else None,
-                       names=names, on_epoch=partial(on_epoch, k) if on_epoch else None)
+    return [search_in(model, heads[k], trains[k], vals[k], search, targets=targets[k] if targets else None,
+                      names=names, on_epoch=partial(on_epoch, k) if on_epoch else None)
             for k in range(len(heads))]
 
 
@@ -77,7 +77,8 @@ def together(model: nn.Module, heads: Sequence[nn.Module], trains: Sequence[Load
         return one_by_one(model, heads, trains, vals, search, targets=targets, names=names, on_epoch=on_epoch)
     with runtime.seeded(search.seed, run.device):
         for epoch in range(search.epochs):
-            batches = checks.counted(_stacked(trains, run.device), len(trains[0]))
+            outputs = run.answer(0, logs[0].example).shape[1] if epoch == 0 else 0
+            batches = checks.counted(_stacked(trains, run.device, outputs), len(trains[0]))
             losses = run.train(batches, not run.scores or search.head_only(epoch))
             for k, (log, loss) in enumerate(zip(logs, losses.tolist(), strict=True)):
                 if not log.over:
@@ -91,12 +92,14 @@ def together(model: nn.Module, heads: Sequence[nn.Module], trains: Sequence[Load
     return [log.found for log in logs]
 
 
-def _stacked(trains: Sequence[Loader], device: torch.device) -> Iterator[Batch]:
-    """The batches of all problems side by side: images [K, B, ...], labels [K, B]."""
+def _stacked(trains: Sequence[Loader], device: torch.device, outputs: int = 0) -> Iterator[Batch]:
+    """The batches of all problems side by side: images [K, B, ...], labels [K, B], checked if told `outputs`."""
     for batch in zip(*(map(pair, train) for train in trains), strict=True):
         if len(sizes := {tuple(x.shape) for x, _ in batch}) > 1:
             raise ValueError(f"the problems have batches of {' and '.join(map(str, sorted(sizes)))} at one step: "
                              "all must be of one shape, or be searched one by one")
+        for _, y in batch if outputs else ():
+            checks.check_labels(y, outputs)
         yield torch.stack([x.to(device) for x, _ in batch]), torch.stack([y.to(device) for _, y in batch])
 
 

@@ -76,15 +76,19 @@ def flops(model: nn.Module, example: Tensor) -> Flops:
 
 
 class _Multiplying(TorchFunctionMode):
-    """Context that notes which parameters convolutions, linear and bilinear layers multiply by, as they are."""
+    """Context that notes which parameters are multiplied by as they are, or a view of them."""
+
+    PRODUCTS = ("conv", "linear", "bilinear", "matmul", "__matmul__", "__rmatmul__", "mm", "addmm", "mv", "einsum")
 
     def __init__(self) -> None:
         super().__init__()
         self.weights: set[int] = set()
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(function, "__name__", "").startswith(("conv", "linear", "bilinear")):
-            self.weights |= {id(a) for a in (*args, *(kwargs or {}).values()) if isinstance(a, nn.Parameter)}
+        if getattr(function, "__name__", "").startswith(self.PRODUCTS):
+            for given in (*args, *(kwargs or {}).values()):
+                tensors = [a for a in (given if isinstance(given, list | tuple) else [given]) if isinstance(a, Tensor)]
+                self.weights |= {id(a if a._base is None else a._base) for a in tensors}
         return function(*args, **(kwargs or {}))
 
 

@@ -73,8 +73,8 @@ def _in_place(node: fx.Node, graph: fx.GraphModule) -> bool:
         given = inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments  # type: ignore[arg-type]
     except (TypeError, ValueError):  # a method by its name, or one of torch's own in C++
         given = dict(node.kwargs)
-    return given.get("inplace") is True or (name.endswith("_") and not name.endswith("__")) or (
-        getattr(node.target, "__module__", "") == "_operator" and name[0] == "i" and hasattr(operator, name[1:]))
+    return given.get("inplace") is True or (name.endswith("_") and not name.endswith("__") and (
+        getattr(node.target, "__module__", "") != operator.and_.__module__))  # Python's & and |
 
 
 class Nodes:

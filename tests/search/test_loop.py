@@ -246,7 +246,8 @@ def test_a_weight_that_the_answer_does_not_use_is_neither_masked_nor_counted(pro
             return self.used(x.flatten(1))
     s = Search(lr_mask=0.3, alpha=0.01, epochs=1, head_only_every=0)
     model = Partly()
-    found = reengineer(model, models.new_head(3, 2), *problem, s)
+    with pytest.warns(UserWarning, match="does not use unused.bias, unused.weight: neither masked nor"):
+        found = reengineer(model, models.new_head(3, 2), *problem, s)
     assert set(found.masks) == {"used.weight", "used.bias"}
     assert 0 < found.history[-1]["kept"] == kept_fraction(found.masks) < 1
     assert torch.equal(found.module()[0].unused.weight, model.unused.weight)
@@ -286,18 +287,41 @@ def test_a_label_without_an_output_is_found_in_any_batch_of_the_first_pass(tiny,
         finetune(torch.nn.Sequential(tiny, models.new_head(3, 2)), train, Training(epochs=1))
 
 
-def test_batches_of_one_image_or_none_are_left_out_where_they_have_no_statistics(tiny, problem):
+@pytest.mark.parametrize("norms", ["frozen", "statistics"])
+def test_batches_of_one_image_or_none_are_left_out_where_they_have_no_statistics(tiny, problem, norms):
     x, y = problem[0][0]
     head = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     train = [(x, y), (x[:1], y[:1]), (x[:0], y[:0])]
-    found = reengineer(tiny, head, train, problem[1], FAST)
+    found = reengineer(torch.nn.Sequential(tiny, torch.nn.BatchNorm1d(3)), head, train, problem[1],
+                       dataclasses.replace(FAST, norms=norms))
     assert math.isfinite(found.history[-1]["loss"])
-    assert math.isfinite(finetune(torch.nn.Sequential(tiny, head), train, Training(epochs=1))[1][0]["loss"])
 
 
-def test_a_model_that_returns_probabilities_is_refused(tiny, problem):
-    with pytest.raises(ValueError, match="returns probabilities, which add up to 1: take the softmax at its end off"):
-        reengineer(torch.nn.Sequential(tiny, torch.nn.Softmax(1)), models.new_head(3, 2), *problem, FAST)
+def test_a_model_or_a_head_that_returns_probabilities_is_refused(tiny, problem):
+    softmax, said = torch.nn.Softmax(1), "returns probabilities, which add up to 1: take the softmax at its end off"
+    restricted = evaluate.RestrictedHead(evaluate.Restrict([0, 1]), 2)
+    with pytest.raises(ValueError, match=said):
+        reengineer(torch.nn.Sequential(tiny, softmax), restricted, *problem, FAST)
+    with pytest.raises(ValueError, match=f"the head, Sequential, {said}"):
+        reengineer(tiny, torch.nn.Sequential(models.new_head(3, 2), softmax), *problem, FAST)
+    with pytest.raises(ValueError, match=said):
+        finetune(torch.nn.Sequential(tiny, models.new_head(3, 2), softmax), problem[0], Training(epochs=1))
+    assert reengineer(torch.nn.Sequential(tiny, softmax), models.new_head(3, 2), *problem, FAST)  # reads them
+
+
+def test_a_layer_that_is_used_without_a_gradient_is_refused_by_its_name(problem):
+    class Stem(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.head = torch.nn.Linear(36, 8), torch.nn.Linear(8, 3)
+
+        def forward(self, x):
+            with torch.no_grad():
+                x = self.stem(x.flatten(1))
+            return self.head(x)
+    with pytest.raises(ValueError, match="no gradient of what Stem returns reaches stem.bias, though its layer"):
+        reengineer(Stem(), models.new_head(3, 2), *problem, FAST)
+    assert reengineer(Stem(), models.new_head(3, 2), *problem, FAST, names=["head.weight"])
 
 
 def test_no_training_batch_is_refused(tiny, problem):

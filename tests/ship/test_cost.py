@@ -323,6 +323,18 @@ def test_a_layer_that_multiplies_by_another_weight_than_its_own_counts_as_dense(
     assert found.by_layer == {"0": (3888, 3888), "1": (5184, 2592)}  # 36 places, 108 and 144 weights
 
 
+@pytest.mark.parametrize("multiply", [lambda x, w: x @ w.T, lambda x, w: torch.einsum("bi,oi->bo", x, w),
+                                      lambda x, w: torch.matmul(x, w.t()), lambda x, w: nn.functional.linear(x, w)])
+def test_a_layer_that_multiplies_by_its_own_weight_counts_its_zeros_however_it_does(multiply):
+    class Own(nn.Linear):
+        def forward(self, x):
+            return multiply(x, self.weight)
+    model = Own(6, 4, bias=False).eval()
+    with torch.no_grad():
+        model.weight[:2] = 0
+    assert cost.flops(model, torch.rand(1, 6))[:2] == (24, 12)
+
+
 @pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager"),
                                   lambda m: nn.Sequential(nn.DataParallel(m), nn.Identity()).eval()])
 def test_a_wrapped_model_costs_what_it_holds(tiny, wrap):

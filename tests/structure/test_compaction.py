@@ -321,6 +321,20 @@ def test_what_is_changed_in_place_is_read_as_it_was_changed(change, again):
     torch.testing.assert_close(small(x), model(x), rtol=1e-4, atol=1e-4)
 
 
+def test_what_python_calls_and_and_or_changes_nothing():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x):
+            z = self.conv(x)
+            a = z > 0
+            return self.head((torch.where((a & (z < 0.3)) | (z < -0.2), 2 * z, z) + a.float()).mean((2, 3)))
+    model, x = Both().eval(), torch.randn(3, 3, 8, 8)
+    torch.testing.assert_close(compact(model, x)[0](x), model(x))
+
+
 def test_a_change_in_place_that_torch_fx_does_not_see_is_refused():
     model = InPlace(lambda m, z: operator.iadd(z, 1.0)).eval()  # traced as an addition, which changes nothing
     with pytest.raises(ValueError, match="answers differently, by .* of the largest, for 2 images"):
