@@ -151,5 +151,6 @@ def told() -> dict[str, Any]:
              "restricted-accuracy": float(whole["accuracy"].mean())}
     for where, of in ends(points).items():
         said |= {f"{where}-{c.replace(' ', '-')}": float(of[c].mean()) for c in POINT[4:]}
+        said[f"{where}-success-each"] = ", ".join(f"{v:.0%}" for v in of["success"]) or "was not tested"
         said[f"{where}-verdict"] = verdict(list(of["success"] - of["control"]), own)
     return said
