@@ -89,7 +89,8 @@ def deepsparse_again(images: int = 16) -> pd.DataFrame:
                                           ("Ship it, once more", "ship-again", "ship", "masked")):
         for record in report.of_preset(preset, notebook):
             if which(record) in map(which, twice):
-                old, sparse = (record.results["latency"][e][str(images)]["by_model"] for e in ("onnxruntime", "deepsparse"))
+                old, sparse = (record.results["latency"][engine][str(images)]["by_model"]
+                               for engine in ("onnxruntime", "deepsparse"))
                 rows.append({"model": record.task, "run": run,
                              "original, onnxruntime": 1000 * old["original"]["median"],
                              "original": 1000 * sparse["original"]["median"],
