@@ -119,7 +119,7 @@ class Run:
             unused = checks.check_masks_reach(self.model, self.scores, example)
             if names is None and unused:  # whose rent alone would move them
                 warnings.warn(f"the answer does not use {', '.join(sorted(unused))}: neither masked nor counted; give "
-                              "names to mask them all the same", stacklevel=3)
+                              "names to mask them all the same", stacklevel=4)
                 self.scores = {name: score for name, score in self.scores.items() if name not in unused}
             self.whole = takes_train_mode(self.model, example)
         self.gates = Gates(self.model, example[:1]) if search.structure and example is not None else None
