@@ -116,6 +116,12 @@ def whole_number(value: object) -> int:
     return index(value)  # type: ignore[arg-type]
 
 
+def _no_output(logits: Tensor, number: Tensor) -> ValueError:
+    """What to raise where `logits` have no column of class `number`."""
+    return ValueError(f"the model returns {list(logits.shape)}, no output for class {int(number)}: it must return "
+                      "[B, outputs], and classes are their numbers, from 0 on")
+
+
 class Restrict(nn.Module):
     """Logits [B, C] of the source classes -> those of `classes` [B, n], in that order."""
 
@@ -135,8 +141,7 @@ class Restrict(nn.Module):
         try:  # no comparison, which torch.fx could not trace
             return logits[:, self.classes.to(logits.device)]
         except IndexError as e:
-            raise ValueError(f"the model returns {list(logits.shape)}, no output for class {int(self.classes.max())}: "
-                             "it must return [B, outputs], and classes are their numbers, from 0 on") from e
+            raise _no_output(logits, self.classes.max()) from e
 
 
 class AmongAll(Restrict):
@@ -176,8 +181,7 @@ class OneVsRest(nn.Module):
         try:
             return torch.cat([self.rest(logits.index_fill(1, target, -torch.inf)), logits[:, target]], 1)
         except IndexError as e:
-            raise ValueError(f"the model returns {list(logits.shape)}, no output for class {int(self.target)}: it must "
-                             "return [B, outputs], and classes are their numbers, from 0 on") from e
+            raise _no_output(logits, self.target) from e
 
     def rest(self, others: Tensor) -> Tensor:
         """[B, 1]: what stands for all others; `others` [B, C] are their logits, and -infinity for the target."""

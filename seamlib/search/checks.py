@@ -76,11 +76,11 @@ def check_protocol(search: Search, protocol: str) -> None:
                          "must be 0; use the paper's protocol or set patience to 0")
 
 
-def check_head(model: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> int:
+def check_head(model: nn.Module, head: nn.Module, x: Tensor) -> int:
     """How many outputs `head` has; neither module is changed.
 
-    ValueError if it does not take what `model`, in eval mode, returns for images `x`, or lacks an output of labels `y`
-    [B].
+    ValueError if it does not take what `model`, in eval mode, returns for images `x` [B, ...], or returns
+    probabilities.
     """
     with measuring():
         logits = model(x[:1])
@@ -93,10 +93,8 @@ def check_head(model: nn.Module, head: nn.Module, x: Tensor, y: Tensor) -> int:
         except Exception as e:  # whatever its forward raises
             raise ValueError(f"the head does not take what {type(model).__name__} returns, {list(logits.shape)}: "
                              f"{first_line(e)}; give one that does") from e
-        n = check_answer(answers, 1).shape[1]
-        check_logits(answers, f"the head, {type(head).__name__},")
-    check_labels(y, n)
-    return n
+        check_logits(check_answer(answers, 1), f"the head, {type(head).__name__},")
+    return answers.shape[1]
 
 
 def check_labels(y: Tensor, outputs: int) -> None:

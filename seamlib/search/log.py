@@ -29,7 +29,8 @@ class Log:
         self.search, self.targets = search, _targets(search, targets, self.parts)
         self.found = Reengineered(model, head, [], {})
         self.emptied = False  # whether a path has come to where nothing is kept
-        if names := {*["paper"][:len(self.parts) - 1], *(f"{a:g}" for a in search.path or ())} & set(self.parts):
+        taken = {f"{alpha:g}" for alpha in search.path or ()} | ({"paper"} if len(self.parts) > 1 else set())
+        if names := taken & set(self.parts):
             raise ValueError(f"val has a part called {min(names)!r}, as what is chosen on all of it, or a point of the "
                              "path, will be: call it otherwise")
 

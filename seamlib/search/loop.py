@@ -111,7 +111,6 @@ class Run:
                                 *((f"the norm {name}", norm.running_var) for name, norm in self.norms.items()),
                                 *((f"the head's {name}", p) for name, p in self.head.named_parameters()
                                   if p.requires_grad)])
-        self.outputs = 0  # how many there are; known from the first batch on
         self.whole = True  # is in train mode, not its layers alone
         if example is not None:
             checks.check_learns(self.head, bool(self.scores) and not search.head_only_every)
@@ -127,7 +126,8 @@ class Run:
         if self.gates is not None:
             checks.check_structure(search.structure, self.gates)
         checks.check_names(self.scores, self.norms)
-        self.lonely = bool(self.norms or any(isinstance(m, BatchNorm) for m in self.head.modules()))
+        # images that a step takes: one has no statistics
+        self.least = 1 + bool(self.norms or any(isinstance(m, BatchNorm) for m in self.head.modules()))
         self.trained, self.offsets = lowering.prepared(self.model, self.scores, self.search.precision, not self.norms)
         if example is not None and self.search.precision == "bf16":
             checks.check_bf16(self.trained, example)
@@ -169,11 +169,12 @@ class Run:
 
     def _here(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches on the model's device; the first of all is tried on the head before it is used."""
+        outputs = 0
         for n, (x, y) in enumerate(batches):
             if y.dim() == 1 and self.done * self.search.epochs < self.all_steps:  # in the first pass
                 if n == 0:
-                    self.outputs = checks.check_head(self.model, self.head, x.to(self.device), y)
-                checks.check_labels(y, self.outputs)
+                    outputs = checks.check_head(self.model, self.head, x.to(self.device))
+                checks.check_labels(y, outputs)
             yield x.to(self.device), y.to(self.device)
 
     def train(self, batches: Iterable[Batch], head_only: bool) -> Tensor:
@@ -183,8 +184,8 @@ class Run:
         for x, y in self._here(batches):
             epoch, step = divmod(self.done, self.all_steps // self.search.epochs)
             self.done += 1
-            if not y.numel() or (self.lonely and y.shape[-1] == 1):
-                continue  # one image has no statistics
+            if y.shape[-1] < self.least:
+                continue
             rate, alpha, left = rates(self.search, epoch + step * self.search.epochs / self.all_steps)
             self.rent.fill_(alpha / max(self.n_scores, 1))
             self.left.fill_(left)
@@ -193,7 +194,7 @@ class Run:
             losses = self.step(x, y, head_only)
             sum_losses = sum_losses + losses * y.shape[-1]  # labels [B]; of many problems [K, B]
             n += y.shape[-1]
-        if self.lonely and n == 0 < self.done - begun:
+        if self.least > 1 and n == 0 < self.done - begun:
             raise ValueError("train has no batch of two images or more: batch norms that learn, or the head's, need "
                              "some")
         checks.check_images(n, begun // (self.all_steps // self.search.epochs))

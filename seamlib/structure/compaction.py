@@ -46,8 +46,8 @@ def compact(model: nn.Module, example: Tensor, *, multiple: int = 1) -> tuple[nn
     in eval mode, is unchanged; the result is a torch.fx.GraphModule.
 
     Raises ValueError if the model is in train mode, cannot be traced, has weights that are no parameters, does not take
-    the example, or one image of it, if `multiple` is below 1, or (a check that is made on several images and on one)
-    the result would answer differently.
+    the example, or one image of it, if `multiple` is below 1, or (a check that is made on several images, on one, and
+    on random ones in [0, 1)) the result would answer differently.
     """
     if type(multiple) is not int or multiple < 1:
         raise ValueError(f"multiple is {multiple!r}: it must be 1 (nothing dead stays) or more, such as 16")

@@ -52,13 +52,12 @@ def traced(model: nn.Module, name: str) -> fx.GraphModule:
 
 def _out_of_place(graph: fx.GraphModule) -> fx.GraphModule:
     """`graph`, whose operations in place are read by all that reads their tensor after them, as if they were not."""
-    for node in graph.graph.nodes:
+    nodes = list(graph.graph.nodes)
+    for i, node in enumerate(nodes, 1):
         if node.all_input_nodes and _in_place(node, graph):
-            changed, before = node.all_input_nodes[0], True
-            for later in list(graph.graph.nodes):
-                if not before:
-                    later.replace_input_with(changed, node)
-                before = before and later is not node
+            changed = node.all_input_nodes[0]
+            for later in nodes[i:]:
+                later.replace_input_with(changed, node)
     return graph
 
 
