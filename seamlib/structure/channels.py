@@ -143,13 +143,14 @@ class ChannelGraph(Nodes):
         rank, value = len(self.shape(node)), torch.from_numpy(np.nan_to_num(values))
         x = value.reshape(1, -1, *[1] * (rank - 2))
         args = [x if isinstance(a, fx.Node) else a for a in node.args]
+        given = {name: x if isinstance(a, fx.Node) else a for name, a in node.kwargs.items()}
         if node.op == "call_module":
-            found = copy.deepcopy(self.module(node)).cpu().double()(*args)
+            found = copy.deepcopy(self.module(node)).cpu().double()(*args, **given)
         elif node.op == "call_method":
-            found = getattr(x.clone(), str(node.target))(*args[1:], **node.kwargs)
+            found = getattr(x.clone(), str(node.target))(*args[1:], **given)
         else:
             function: Callable[..., Tensor] = node.target  # type: ignore[assignment]
-            found = function(*args, **{**node.kwargs, **({"training": False} if function is F.dropout else {})})
+            found = function(*args, **{**given, **({"training": False} if function is F.dropout else {})})
         return np.where(np.isnan(values), np.nan, found.reshape(-1).double().numpy())
 
     def _take_constant_branches(self) -> None:

@@ -321,6 +321,23 @@ def test_what_is_changed_in_place_is_read_as_it_was_changed(change, again):
     torch.testing.assert_close(small(x), model(x), rtol=1e-4, atol=1e-4)
 
 
+def test_modules_that_are_called_by_keyword_are_compacted():
+    class ByName(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.relu = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()
+            self.conv2, self.head = nn.Conv2d(8, 8, 3), nn.Linear(8, 2)
+            self.conv.weight.data[:3] = 0
+
+        def forward(self, x):
+            z = self.relu(input=self.norm(input=self.conv(input=x)))
+            return self.head(input=torch.flatten(input=self.conv2(input=z).mean(dim=(2, 3)), start_dim=1))
+    model, x = ByName().eval(), torch.randn(2, 3, 8, 8)
+    small, report = compact(model, x)
+    assert report.channels["conv"] == (8, 5)
+    torch.testing.assert_close(small(x), model(x))
+
+
 def test_what_python_calls_and_and_or_changes_nothing():
     class Both(nn.Module):
         def __init__(self):
