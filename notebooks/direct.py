@@ -59,6 +59,12 @@ def from_scratch(long: bool = False) -> dict[tuple[str, ...], float]:
     return {_problem(r): r.results["accuracy"]["last"] for r in found}
 
 
+def anew_as_long(found: Iterable[records.Record]) -> list[tuple[records.Record, float]]:
+    """(Record, `from_scratch` for as many epochs), by problem, of the records whose problem has such a training."""
+    anew = from_scratch(long=True)
+    return [(r, anew[_problem(r)]) for r in sorted(found, key=report.number) if _problem(r) in anew]
+
+
 def fronts(found: Iterable[records.Record], control: str = "restricted") -> pd.DataFrame:
     """A row a point of the records' fronts, on the whole test set: problem, alpha, kept, and difference, in points, to
     the `control`, "restricted" or "all"."""
@@ -126,8 +132,7 @@ def told(found: Iterable[records.Record]) -> dict[str, float]:
     said["from-scratch"] = statistics.fmean(anew.get(_problem(r), math.nan) for r in found)
     gains = pd.Series([100 * (at(r) - anew.get(_problem(r), math.nan)) for r in found])
     said |= {"gain-scratch": float(gains.mean(skipna=False)), "gain-scratch-se": float(gains.sem(skipna=False))}
-    anew = from_scratch(long=True)
-    gains = pd.Series([100 * (at(r) - anew[_problem(r)]) for r in found if _problem(r) in anew], dtype=float)
+    gains = pd.Series([100 * (at(r) - accuracy) for r, accuracy in anew_as_long(found)], dtype=float)
     if len(gains) > 1:
         said |= {"gain-long": float(gains.mean()), "gain-long-se": float(gains.sem()), "long-n": len(gains)}
     said["last"] = statistics.fmean(r.results["front"][-1]["kept"] for r in found)

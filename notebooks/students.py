@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,7 @@ import pandas as pd
 import report
 import run
 from pandas.io.formats.style import Styler
+from scipy import stats
 
 from seamlib import records
 from seamlib.reuse.defects import ATTACKS
@@ -53,10 +55,10 @@ def told(table: pd.DataFrame) -> dict[str, float | str]:
     """What the text says of a table of `transfer`: numbers in [0, 1], but differences and spreads in points.
 
     "{method}-{column}": the mean over the students. Of each attack: "less-{attack}", how much fewer right answers seam
-    loses than standard, a mean over seeds, with "-sd" (points) and "-se"; "{method}-over-noise-{attack}", points that
-    the attack adds to noise; "less-over-noise-{attack}", how much less that is; all again with "in-time-" for standard
-    fine-tuning of as long, of which there are "in-time-seeds-{attack}": the mean, "-se" (NaN for one run) and, of each
-    seed of seam, "-each", "-low" and "-high".
+    loses than standard; "{method}-over-noise-{attack}", points that the attack adds to noise; "less-over-noise-{attack}",
+    how much less that is; both again with "in-time-" for standard fine-tuning of as long, of which there are
+    "in-time-seeds-{attack}". How much less is always the mean over seeds of what it is seed by seed ("-each", in their
+    order, "-low" and "-high"), with "-sd" (points), "-se" and "-ci", half of Student's 95% interval; NaN of one run.
     "gain", in points, over standard; "seeds" that both have.
     """
     mean = table.groupby("method", sort=False).mean(numeric_only=True)
@@ -67,18 +69,16 @@ def told(table: pd.DataFrame) -> dict[str, float | str]:
     for attack in ATTACKS:
         rates = pairs[f"inherited, {attack}"]
         over = rates - pairs[f"noise, {attack}"]
-        less = (1 - rates["seam"] / rates["standard"]).dropna()
-        said |= {f"less-{attack}": less.mean(), f"less-{attack}-sd": 100 * less.std(), f"less-{attack}-se": less.sem()}
         by = over.groupby("method").mean()
         said |= {_key(f"{method} over noise {attack}"): 100 * value for method, value in by.items()}
-        said[f"less-over-noise-{attack}"] = 1 - by["seam"] / by["standard"]
         said[f"in-time-seeds-{attack}"] = rates[longer].count()
-        for name, lost in (("", rates), ("over-noise-", over)):
-            control = lost[longer].reindex(lost["seam"].index).fillna(lost[longer].mean())
-            each = (1 - lost["seam"] / control).dropna().sort_values()
-            name = f"less-{name}in-time-{attack}"
-            said |= {name: 1 - lost["seam"].mean() / lost[longer].mean(), f"{name}-low": each.min(),
-                     f"{name}-se": each.sem() if lost[longer].count() > 1 else math.nan, f"{name}-high": each.max(),
+        for (name, lost), (time, control) in itertools.product(
+                (("", rates), ("over-noise-", over)), (("", "standard"), ("in-time-", longer))):
+            each = (1 - lost["seam"] / lost[control]).dropna().sort_index()
+            name = f"less-{name}{time}{attack}"
+            said |= {name: each.mean(), f"{name}-low": each.min(), f"{name}-high": each.max(),
+                     f"{name}-sd": 100 * each.std(), f"{name}-se": each.sem(),
+                     f"{name}-ci": stats.t.ppf(0.975, len(each) - 1) * each.sem() if len(each) > 1 else math.nan,
                      f"{name}-each": ", ".join(f"{100 * share:.0f}%" for share in each)}
     gain = 100 * (pairs["accuracy"]["seam"] - pairs["accuracy"]["standard"]).dropna()
     return {name: value if isinstance(value, str) else float(value) for name, value in said.items()} | {

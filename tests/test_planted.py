@@ -16,7 +16,7 @@ NAN = math.nan
     ([0.5, 0.45], 0.9, "survives"),
     ([0.5, 0.44], 0.9, "is weaker"),  # not in every seed
     ([0.019, -0.1], 0.9, "is gone"),
-    ([0.019, 0.02], 0.9, "is weaker"),
+    ([0.024, 0.025], 0.9, "is weaker"),
     ([], 0.9, "was not tested"),
     ([NAN], 0.9, "was not tested"),
     ([0.5], NAN, "was not tested"),
