@@ -23,7 +23,8 @@ SEARCH, NO_MASK = "masks and norms", 1e-4  # a rate of the scores below it masks
 LAYER = ["layer", "changed", "kept", "changed_kept"]
 METHODS = ("standard, 30 epochs", "seam", "standard", "remos 10%", "retrain")
 ORDER = ("norms alone", SEARCH, "masks alone")
-GONE, HALF = 0.025, 0.5  # of the images, more than any network without a backdoor has; of what the trigger does to the poisoned model
+GONE = 0.025  # of the images: more than in any network without a backdoor
+HALF = 0.5  # of what the trigger does to the poisoned model
 
 
 def poisoned() -> records.Record | None:

@@ -69,8 +69,8 @@ def linked(stem: str, text: str) -> str:
 
 def sources(found: Iterable[records.Record]) -> HTML:
     """The records that a page is made of, folded: each a link, its command, and the commit at which that made it."""
-    lines = [f"<li>{linked(r.stem, r.stem)}<br><code>{html.escape(run.command(r))}</code> at <code>{r.commit[:7]}</code>"
-             "</li>" for r in found]
+    lines = [f"<li>{linked(r.stem, r.stem)}<br><code>{html.escape(run.command(r))}</code> "
+             f"at <code>{r.commit[:7]}</code></li>" for r in found]
     return HTML(folded("", len(lines), f"<ul>{''.join(lines)}</ul>"))
 
 

@@ -55,8 +55,8 @@ def told(table: pd.DataFrame) -> dict[str, float | str]:
     """What the text says of a table of `transfer`: numbers in [0, 1], but differences and spreads in points.
 
     "{method}-{column}": the mean over the students. Of each attack: "less-{attack}", how much fewer right answers seam
-    loses than standard; "{method}-over-noise-{attack}", points that the attack adds to noise; "less-over-noise-{attack}",
-    how much less that is; both again with "in-time-" for standard fine-tuning of as long, of which there are
+    loses than standard; "{method}-over-noise-{attack}", points that the attack adds to noise;
+    "less-over-noise-{attack}", how much less that is; both again with "in-time-" for standard fine-tuning of as long, of which there are
     "in-time-seeds-{attack}". How much less is always the mean over seeds of what it is seed by seed ("-each", in their
     order, "-low" and "-high"), with "-sd" (points), "-se" and "-ci", half of Student's 95% interval; NaN of one run.
     "gain", in points, over standard; "seeds" that both have.
