@@ -12,7 +12,6 @@ import pandas as pd
 import report
 import run
 from pandas.io.formats.style import Styler
-from scipy import stats
 
 from seamlib import records
 from seamlib.reuse.defects import ATTACKS
@@ -56,9 +55,9 @@ def told(table: pd.DataFrame) -> dict[str, float | str]:
 
     "{method}-{column}": the mean over the students. Of each attack: "less-{attack}", how much fewer right answers seam
     loses than standard; "{method}-over-noise-{attack}", points that the attack adds to noise;
-    "less-over-noise-{attack}", how much less that is; both again with "in-time-" for standard fine-tuning of as long, of which there are
-    "in-time-seeds-{attack}". How much less is always the mean over seeds of what it is seed by seed ("-each", in their
-    order, "-low" and "-high"), with "-sd" (points), "-se" and "-ci", half of Student's 95% interval; NaN of one run.
+    "less-over-noise-{attack}", how much less that is; both again with "in-time-" for standard fine-tuning of as long,
+    of which there are "in-time-seeds-{attack}". How much less is always the mean over seeds of what it is seed by seed
+    ("-each", in their order, "-low" and "-high"), with "-sd" (points) and "-se"; NaN of one run.
     "gain", in points, over standard; "seeds" that both have.
     """
     mean = table.groupby("method", sort=False).mean(numeric_only=True)
@@ -78,7 +77,6 @@ def told(table: pd.DataFrame) -> dict[str, float | str]:
             name = f"less-{name}{time}{attack}"
             said |= {name: each.mean(), f"{name}-low": each.min(), f"{name}-high": each.max(),
                      f"{name}-sd": 100 * each.std(), f"{name}-se": each.sem(),
-                     f"{name}-ci": stats.t.ppf(0.975, len(each) - 1) * each.sem() if len(each) > 1 else math.nan,
                      f"{name}-each": ", ".join(f"{100 * share:.0f}%" for share in each)}
     gain = 100 * (pairs["accuracy"]["seam"] - pairs["accuracy"]["standard"]).dropna()
     return {name: value if isinstance(value, str) else float(value) for name, value in said.items()} | {
