@@ -101,7 +101,7 @@ def styled(table: pd.DataFrame, columns: list[str], tuned: Iterable[str] = (), h
     below = pd.concat([
         table[columns].agg(["mean", "sem", "median"]).rename({"mean": f"mean of {len(table)}", "sem": "st. error"}),
         *([others[columns].agg(["mean"]).rename({"mean": "mean without\u00a0*"})] if tuned else []),
-    ]).rename_axis("class").reset_index()
+    ]).round(12).rename_axis("class").reset_index()  # as `direct.told` has them
     rows = pd.concat([marked[["class", *columns]], below], ignore_index=True).rename(columns={"class": heading})
     style = points(neat(rows.style), columns).set_properties(
         subset=pd.IndexSlice[len(table):, :], **{"font-weight": "600"})
