@@ -123,7 +123,7 @@ def test_masks_without_a_search_fall_short_of_every_front_at_a_tenth(preset, not
 
 
 FRONTS = [("cifar100", "direct_multiclass", 20), ("cifar100-binary", "direct_binary", 10),
-          ("cifar10", "direct_binary", 10)]  # presets whose fronts the book shows, and how many problems each
+          ("cifar10", "direct_binary", 10), ("imagenette-binary", "direct_binary", 10)]  # presets whose fronts the book shows, and how many problems each
 
 
 @pytest.mark.parametrize(("preset", "notebook", "n"), FRONTS)
