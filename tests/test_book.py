@@ -122,8 +122,9 @@ def test_masks_without_a_search_fall_short_of_every_front_at_a_tenth(preset, not
             assert chance - 0.03 < floor[f"magnitude_{norms}"] < floor["delivered"] - margin
 
 
+# presets whose fronts the book shows, and how many problems each
 FRONTS = [("cifar100", "direct_multiclass", 20), ("cifar100-binary", "direct_binary", 10),
-          ("cifar10", "direct_binary", 10), ("imagenette-binary", "direct_binary", 10)]  # presets whose fronts the book shows, and how many problems each
+          ("cifar10", "direct_binary", 10), ("imagenette-binary", "direct_binary", 10)]
 
 
 @pytest.mark.parametrize(("preset", "notebook", "n"), FRONTS)
