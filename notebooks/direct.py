@@ -266,7 +266,7 @@ def with_error(column: Any, mean: float, error: float) -> str:
     """
     if math.isnan(mean):
         return ""
-    points = str(column).endswith("points")
+    mean, points = round(mean, 12), str(column).endswith("points")
     number, scatter = (f"{mean:+.2f}", f"{error:.2f}") if points else (f"{mean:.1%}", f"{100 * error:.1f}")
     return number if math.isnan(error) else f"{number} ({scatter})"
 

@@ -253,7 +253,7 @@ def test_the_groups_that_are_put_together_are_drawn_and_searched_at_once_as_thei
 
 
 def test_the_readme_states_what_the_fronts_say():
-    groups = [direct.told(report.of_preset(preset, notebook)) for preset, notebook, _ in FRONTS]
+    groups = [direct.told(report.of_preset(preset, notebook)) for preset, notebook, _ in FRONTS[:3]]  # of ResNet20
     readme = (ROOT / "README.md").read_text()
     kept, points = "{{{0}-kept:.2%}} ({{{0}-kept-se:.2%}}) at ", "{{{0}:+.2f}} ({{{0}-se:.2f}}) points"
     for what, paper, said in (
