@@ -26,6 +26,7 @@ COLUMNS = {
 }
 CONTROLS = ["original", "restricted", "head only", "norms only", "from scratch", "paper: re-engineered", "paper: kept"]
 WIDE = [0.1 * 5 ** (i / 10) for i in range(11)]  # shares of the weights, 10 to 50%, in equal steps of the logarithm
+CONTROLLED = {"all": "original_all", "head-only": "head_only", "norms-only": "norms_only"}  # beside the restricted one
 SHARE, GAIN = 0.1011, 5.85  # what SeaM keeps, and gains over the original, in points: the means of all its models
 FRONT = ["all: kept", "all: points", "restricted: kept", "restricted: points", f"at {SHARE:.2%}: points", "best: kept",
          "best: points"]
@@ -111,14 +112,15 @@ def front_rows(found: Iterable[records.Record], names: Mapping[str, str] | None 
 
 
 def told(found: Iterable[records.Record]) -> dict[str, float]:
-    """What the text says of a group of fronts: means of FRONT ("all-kept", "at-points" ...), each with its standard
+    """What the text says of a group of fronts: means of FRONT ("all-kept", "at-points" ...) and "at-..." of CONTROLLED, each with its standard
     error over the problems ("...-se"); of accuracies, in [0, 1], "re-engineered" `at` SHARE; of the smallest share
     of a front ("last"); differences in points; and counts. "gain-long" and "long-n", against as long a training from
     scratch, where two problems have one."""
     found = list(found)
     table = front_rows(found)
-    values = table[FRONT].assign(**{"at-all: points": [
-        100 * (at(r) - r.results["accuracy"]["original_all"]) for r in found]})
+    values = table[FRONT].assign(**{
+        f"at-{name}: points": [100 * (at(r) - r.results["accuracy"][control]) for r in found]
+        for name, control in CONTROLLED.items() if all(control in r.results["accuracy"] for r in found)})
     short = {c: c.replace(f" {SHARE:.2%}", "").replace(": ", "-") for c in values}
     said = {name: round(float(values[c].mean()), 12) + 0.0 for c, name in short.items()}  # no -0.00
     said |= {f"{name}-se": float(values[c].sem()) for c, name in short.items()}
