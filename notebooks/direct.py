@@ -113,9 +113,10 @@ def front_rows(found: Iterable[records.Record], names: Mapping[str, str] | None 
 
 def told(found: Iterable[records.Record]) -> dict[str, float]:
     """What the text says of a group of fronts: means of FRONT ("all-kept", "at-points" ...) and, against CONTROLLED, of
-    accuracy `at` SHARE in points ("at-head-only-points" ...), each with its standard error over the problems ("...-se"); of accuracies, in [0, 1], "re-engineered" `at` SHARE; of the smallest share
-    of a front ("last"); differences in points; and counts. "gain-long" and "long-n", against as long a training from
-    scratch, where two problems have one."""
+    accuracy `at` SHARE in points ("at-head-only-points" ...), each with its standard error over the problems
+    ("...-se"); of accuracies, in [0, 1], "re-engineered" `at` SHARE; of the smallest share of a front ("last");
+    differences in points; and counts. "gain-long" and "long-n", against as long a training from scratch, where two
+    problems have one."""
     found = list(found)
     table = front_rows(found)
     values = table[FRONT].assign(**{
